@@ -1,0 +1,9 @@
+"""Steersman's client library: typed objects, an asynchronous and a synchronous client, watch caches."""
+
+from __future__ import annotations
+
+from steersman.cache import Cache
+from steersman.client import AsyncClient, ObjectList, WatchEvent, WriteResult
+from steersman.errors import ApiError, Cause
+
+__all__ = ["ApiError", "AsyncClient", "Cache", "Cause", "ObjectList", "WatchEvent", "WriteResult"]

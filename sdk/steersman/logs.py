@@ -33,4 +33,7 @@ def setup(level: str = "INFO") -> None:
 
 def fields(**pairs: object) -> str:
     """Write pairs as `key=value`, quoting values with spaces."""
-    return " ".join(f"{key}={value!r}" if isinstance(value, str) and " " in value else f"{key}={value}" for key, value in pairs.items())
+    return " ".join(
+        f"{key}={value!r}" if isinstance(value, str) and " " in value else f"{key}={value}"
+        for key, value in pairs.items()
+    )

@@ -26,7 +26,9 @@ def parse(text: str | int) -> Decimal:
         return Decimal(text)
     match = _FORM.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not a quantity: write a number with an optional suffix, as 100m, 1.5, 64Mi or 2G")
+        raise ValueError(
+            f"{text!r} is not a quantity: write a number with an optional suffix, as 100m, 1.5, 64Mi or 2G"
+        )
     number, binary, decimal, exponent = match.groups()
     if binary:
         return Decimal(number) * _BINARY[binary]

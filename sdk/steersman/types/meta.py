@@ -109,7 +109,7 @@ class KubeObject(View, frozen=True):
 
     @property
     def key(self) -> str:
-        """"namespace/name", or "name" for cluster-scoped kinds: unique among objects of the kind that exist together."""
+        """ "namespace/name", or "name" for cluster-scoped kinds: unique among objects of the kind that exist together."""
         return f"{self.metadata.namespace}/{self.metadata.name}" if self.metadata.namespace else self.metadata.name
 
     @property

@@ -1,0 +1,240 @@
+"""How calls reach a control plane: over gRPC to any of its members, or straight to the handlers inside one.
+
+`GrpcTransport` keeps one channel per member and talks to one of them until it fails. A call that a member refused
+without acting on it (`ServiceUnavailable`: no leader yet) or that never reached one is tried again at the next
+member, with back-off, until the caller's deadline. A write whose connection broke under way may have been applied; it
+is repeated only when that does no harm, which is the caller's to say (`idempotent`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from steersman.clock import Clock, Entropy, SystemClock, SystemEntropy
+from steersman.config import ClusterConfig, ConfigError
+from steersman.errors import DETAILS_KEY, ApiError
+from steersman.v1 import cluster_pb2_grpc, node_pb2_grpc, objects_pb2_grpc, streams_pb2_grpc
+
+DEFAULT_TIMEOUT_S = 30.0
+FIRST_BACKOFF_S = 0.02  # a leader change takes about a second: the first tries may be quick
+MAX_BACKOFF_S = 1.0
+
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 << 20),  # a list of 10,000 objects in one answer
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.keepalive_time_ms", 5_000),  # notice a dead member under an idle watch
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_STUBS: dict[str, Any] = {
+    "Objects": objects_pb2_grpc.ObjectsStub,
+    "Streams": streams_pb2_grpc.StreamsStub,
+    "Cluster": cluster_pb2_grpc.ClusterStub,
+    "NodeGateway": node_pb2_grpc.NodeGatewayStub,
+}
+
+
+class Duplex(Protocol):
+    """Both directions of a byte stream."""
+
+    async def send(self, frame: Message) -> None: ...
+    async def done_sending(self) -> None: ...
+    async def receive(self) -> Any:
+        """The next frame, or None at the end. Raises ApiError."""
+        ...
+
+    def cancel(self) -> None: ...
+
+
+class Transport(Protocol):
+    """What the client needs: calls by service and method name, with messages of `steersman.v1`."""
+
+    async def unary(
+        self,
+        service: str,
+        method: str,
+        request: Message,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        idempotent: bool = True,
+    ) -> Any:
+        """One answer. Raises ApiError, also for an exceeded deadline (reason Timeout)."""
+        ...
+
+    def stream(self, service: str, method: str, request: Message) -> AsyncIterator[Any]:
+        """Many answers. Raises ApiError; never resumes by itself."""
+        ...
+
+    def duplex(self, service: str, method: str) -> Duplex: ...
+
+    async def close(self) -> None: ...
+
+
+class GrpcTransport:
+    """Mutual TLS to a set of members.
+
+    Args:
+        members: gRPC addresses, host:port.
+        credentials: see `credentials`.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[str],
+        credentials: grpc.ChannelCredentials,
+        *,
+        metadata: Sequence[tuple[str, str]] = (),
+        clock: Clock | None = None,
+        entropy: Entropy | None = None,
+    ) -> None:
+        if not members:
+            raise ValueError("at least one member address is needed")
+        self._members = list(members)
+        self._credentials = credentials
+        self._metadata = tuple(metadata)
+        self._clock = clock or SystemClock()
+        self._entropy = entropy or SystemEntropy()
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._stubs: dict[tuple[str, str], Any] = {}
+        self._at = 0
+
+    @classmethod
+    def from_config(cls, config: ClusterConfig) -> GrpcTransport:
+        """Connect as the configuration says.
+
+        Raises:
+            ConfigError: a certificate file cannot be read.
+        """
+        return cls(config.members, credentials(config.ca, config.certificate, config.key))
+
+    @property
+    def member(self) -> str:
+        """The address that the next call goes to."""
+        return self._members[self._at % len(self._members)]
+
+    def _stub(self, member: str, service: str) -> Any:
+        stub = self._stubs.get((member, service))
+        if stub is None:
+            channel = self._channels.get(member)
+            if channel is None:
+                channel = grpc.aio.secure_channel(member, self._credentials, options=CHANNEL_OPTIONS)
+                self._channels[member] = channel
+            stub = self._stubs[member, service] = _STUBS[service](channel)
+        return stub
+
+    def _next_member(self, failed: str) -> None:
+        if self.member == failed:  # another call may have moved on already
+            self._at += 1
+
+    async def unary(
+        self,
+        service: str,
+        method: str,
+        request: Message,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        idempotent: bool = True,
+    ) -> Any:
+        deadline = self._clock.monotonic() + timeout
+        backoff = FIRST_BACKOFF_S
+        while True:
+            member = self.member
+            call = getattr(self._stub(member, service), method)
+            left = deadline - self._clock.monotonic()
+            try:
+                return await call(request, timeout=max(left, 0.001), metadata=self._metadata)
+            except grpc.aio.AioRpcError as error:
+                problem = ApiError.from_rpc(error)
+                refused = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+                if problem.reason != "ServiceUnavailable" or not (refused or idempotent or _never_sent(error)):
+                    raise problem from None
+                self._next_member(member)
+                pause = backoff * (0.5 + self._entropy.jitter() / 2)
+                backoff = min(backoff * 2, MAX_BACKOFF_S)
+                if self._clock.monotonic() + pause >= deadline:
+                    raise problem from None
+                await asyncio.sleep(pause)
+
+    async def stream(self, service: str, method: str, request: Message) -> AsyncIterator[Any]:
+        member = self.member
+        call = getattr(self._stub(member, service), method)(request, metadata=self._metadata)
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            problem = ApiError.from_rpc(error)
+            if problem.reason == "ServiceUnavailable":
+                self._next_member(member)
+            raise problem from None
+        finally:
+            call.cancel()
+
+    def duplex(self, service: str, method: str) -> Duplex:
+        return GrpcDuplex(getattr(self._stub(self.member, service), method)(metadata=self._metadata))
+
+    async def close(self) -> None:
+        """Close every channel; calls under way fail."""
+        channels, self._channels, self._stubs = self._channels, {}, {}
+        for channel in channels.values():
+            with suppress(Exception):
+                await channel.close()
+
+
+def _never_sent(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the call failed before any byte of it left: only then is a write that is not idempotent repeated."""
+    text = error.debug_error_string() or error.details() or ""
+    return "failed to connect" in text.lower() or "connection refused" in text.lower()
+
+
+class GrpcDuplex:
+    """A bidirectional call driven by explicit writes: a generator of requests would outlive a dead call."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    async def send(self, frame: Message) -> None:
+        try:
+            await self._call.write(frame)
+        except grpc.aio.AioRpcError as error:
+            raise ApiError.from_rpc(error) from None
+
+    async def done_sending(self) -> None:
+        await self._call.done_writing()
+
+    async def receive(self) -> Any:
+        try:
+            frame = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise ApiError.from_rpc(error) from None
+        return None if frame is grpc.aio.EOF else frame
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+def credentials(ca: Path, certificate: Path, key: Path) -> grpc.ChannelCredentials:
+    """Mutual TLS from PEM files.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    contents = []
+    for what, path in (("CA certificate", ca), ("client certificate", certificate), ("client key", key)):
+        try:
+            contents.append(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from error
+    return grpc.ssl_channel_credentials(contents[0], contents[2], contents[1])
