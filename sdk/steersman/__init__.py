@@ -5,5 +5,6 @@ from __future__ import annotations
 from steersman.cache import Cache
 from steersman.client import AsyncClient, ObjectList, WatchEvent, WriteResult
 from steersman.errors import ApiError, Cause
+from steersman.sync import Client
 
-__all__ = ["ApiError", "AsyncClient", "Cache", "Cause", "ObjectList", "WatchEvent", "WriteResult"]
+__all__ = ["ApiError", "AsyncClient", "Cache", "Cause", "Client", "ObjectList", "WatchEvent", "WriteResult"]

@@ -8,6 +8,7 @@ All reads are from memory and show one revision; `revision` says which. Objects 
 from __future__ import annotations
 
 import asyncio
+import builtins
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
@@ -55,8 +56,8 @@ class Cache(Generic[K]):
         self._functions = dict(indexes or {})
         self._indexes: dict[str, dict[str, dict[str, K]]] = {name: {} for name in self._functions}
         self._namespaces: dict[str, dict[str, K]] = {}
-        self._subscribers: list[Subscriber[K]] = []
-        self._progress: list[tuple[int, asyncio.Future[None]]] = []
+        self._subscribers: builtins.list[Subscriber[K]] = []
+        self._progress: builtins.list[tuple[int, asyncio.Future[None]]] = []
         self._synced = asyncio.Event()
         self._entropy = entropy or SystemEntropy()
 
@@ -139,7 +140,7 @@ class Cache(Generic[K]):
             await asyncio.sleep(pause * (0.5 + self._entropy.jitter() / 2))
 
     def _replace(self, fresh: dict[str, K], revision: int) -> None:
-        changes: list[tuple[K | None, K | None]] = []
+        changes: builtins.list[tuple[K | None, K | None]] = []
         for key in [key for key in self._objects if key not in fresh]:
             changes.append((self._remove(key), None))
         for key, obj in fresh.items():
@@ -152,7 +153,7 @@ class Cache(Generic[K]):
         self._tell(changes)
 
     def _apply(self, response: pb.WatchResponse) -> None:
-        changes: list[tuple[K | None, K | None]] = []
+        changes: builtins.list[tuple[K | None, K | None]] = []
         for event in response.events:
             if event.kind == pb.WatchEvent.BOOKMARK:
                 continue
@@ -199,7 +200,7 @@ class Cache(Generic[K]):
                 else:
                     self._progress.append((wanted, waiter))
 
-    def _tell(self, changes: list[tuple[K | None, K | None]]) -> None:
+    def _tell(self, changes: builtins.list[tuple[K | None, K | None]]) -> None:
         for old, new in changes:
             for subscriber in self._subscribers:
                 subscriber(old, new)

@@ -12,6 +12,7 @@ exists). With a class, objects come back as that view; with a string, as parsed 
 from __future__ import annotations
 
 import asyncio
+import builtins
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,7 +220,9 @@ class AsyncClient:
         return pb.WriteOptions(
             dry_run=dry_run,
             field_manager=self._field_manager,
-            field_validation=pb.WriteOptions.FieldValidation.Value(validation) if validation else 0,
+            field_validation=pb.WriteOptions.FieldValidation.Value(validation)
+            if validation
+            else pb.WriteOptions.FIELD_VALIDATION_UNSPECIFIED,
             cause=pb.Cause(revision=cause, actor=self._actor),
         )
 
@@ -410,7 +413,7 @@ class AsyncClient:
         dry_run: bool = False,
         validation: str = "",
         timeout: float = DEFAULT_TIMEOUT_S,
-    ) -> list[WriteResult]:
+    ) -> builtins.list[WriteResult]:
         """Make objects as a manifest says, creating or changing what is needed, in the manifest's order.
 
         Answers one result per document, errors among them; raises only when the manifest itself cannot be read.
@@ -532,7 +535,7 @@ class AsyncClient:
         writes: Sequence[pb.CreateRequest | pb.UpdateRequest | pb.PatchRequest | pb.DeleteRequest | pb.ApplyRequest],
         *,
         timeout: float = DEFAULT_TIMEOUT_S,
-    ) -> list[WriteResult]:
+    ) -> builtins.list[WriteResult]:
         """Many independent writes in one trip through the log; one result each, in order, errors among them."""
         request = pb.BatchRequest()
         for write in writes:

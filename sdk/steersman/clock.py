@@ -131,4 +131,4 @@ def parse_time(text: str) -> dt.datetime:
     Raises:
         ValueError: it is not one.
     """
-    return dt.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return dt.datetime.fromisoformat(text)

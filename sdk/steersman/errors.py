@@ -169,16 +169,16 @@ class ApiError(Exception):
     @classmethod
     def from_rpc(cls, error: grpc.aio.AioRpcError | grpc.RpcError) -> ApiError:
         """The error that a failed call tells of, also when the server's answer has no Status (it never got there)."""
-        for key, value in error.trailing_metadata() or ():  # type: ignore[union-attr]
+        for key, value in error.trailing_metadata() or ():
             if key == DETAILS_KEY:
                 rich = status_pb2.Status.FromString(value)
                 for detail in rich.details:
                     status = pb.Status()
                     if detail.Unpack(status):
                         return cls.from_proto(status)
-        code = error.code()  # type: ignore[union-attr]
+        code = error.code()
         reason = _REASON_OF_GRPC.get(code, "InternalError")
-        return cls(reason, error.details() or code.name, retry_after=1 if reason == "ServiceUnavailable" else 0)  # type: ignore[union-attr]
+        return cls(reason, error.details() or code.name, retry_after=1 if reason == "ServiceUnavailable" else 0)
 
 
 def _quoted(resource: str, group: str) -> str:
