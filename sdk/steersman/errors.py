@@ -162,9 +162,8 @@ class ApiError(Exception):
         """The value of the `grpc-status-details-bin` trailer."""
         packed = any_pb2.Any()
         packed.Pack(self.to_proto())
-        return status_pb2.Status(
-            code=self.grpc_code.value[0], message=self.message, details=[packed]
-        ).SerializeToString()
+        rich = status_pb2.Status(code=self.grpc_code.value[0], message=self.message, details=[packed])
+        return bytes(rich.SerializeToString())
 
     @classmethod
     def from_rpc(cls, error: grpc.aio.AioRpcError | grpc.RpcError) -> ApiError:
