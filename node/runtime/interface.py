@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 
-class RuntimeFailure(Exception):
+class RuntimeFailure(Exception):  # noqa: N818 - a failure, of the runtime
     """The runtime could not do what was asked.
 
     `reason` is one CamelCase word for a container's `state.waiting.reason` or an event's reason; `retryable` is False
@@ -42,7 +42,7 @@ class RuntimeFailure(Exception):
         self.retryable = retryable
 
 
-class NotFound(RuntimeFailure):  # noqa: N818 - reads as what it says
+class NotFound(RuntimeFailure):
     """No such container (it was removed, or never was)."""
 
     def __init__(self, message: str) -> None:

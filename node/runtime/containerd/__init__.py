@@ -1,0 +1,1 @@
+"""Stubs of the containerd calls that the agent makes, generated from `proto/node/runtime/containerd/`."""
