@@ -35,6 +35,41 @@ def parse(text: str | int) -> Decimal:
     return Decimal(number).scaleb(int(exponent) if exponent else _DECIMAL[decimal or ""])
 
 
+_SUFFIX_OF_EXPONENT = {-9: "n", -6: "u", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
+
+
+@lru_cache(maxsize=4096)
+def canonical(text: str | int) -> str:
+    """The one spelling in which Kubernetes keeps a quantity: no fraction, the largest suffix that allows it.
+
+    >>> canonical("0.5"), canonical("1024Mi"), canonical("1000m"), canonical("1.5Gi")
+    ('500m', '1Gi', '1', '1536Mi')
+
+    Raises:
+        ValueError: it is not a quantity.
+    """
+    value = parse(text)
+    match = _FORM.fullmatch(str(text))
+    assert match is not None  # parse would have raised
+    if value == 0:
+        return "0"
+    if match[2] and abs(value) >= 1024:
+        whole = int(value.to_integral_value(rounding=ROUND_CEILING))
+        power = 0
+        while whole % 1024 == 0 and power < 6:
+            whole //= 1024
+            power += 1
+        return f"{whole}{('', 'Ki', 'Mi', 'Gi', 'Ti', 'Pi', 'Ei')[power]}"
+    nanos = int((value * 10**9).to_integral_value(rounding=ROUND_CEILING))
+    exponent = -9
+    while nanos % 1000 == 0 and exponent < 18:
+        nanos //= 1000
+        exponent += 3
+    if match[4] is not None:
+        return f"{nanos}e{exponent}" if exponent else str(nanos)
+    return f"{nanos}{_SUFFIX_OF_EXPONENT[exponent]}"
+
+
 def millis(text: str | int) -> int:
     """Thousandths, rounded up: what CPU is counted in."""
     return int((parse(text) * 1000).to_integral_value(rounding=ROUND_CEILING))
