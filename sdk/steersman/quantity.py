@@ -53,8 +53,8 @@ def canonical(text: str | int) -> str:
     assert match is not None  # parse would have raised
     if value == 0:
         return "0"
-    if match[2] and abs(value) >= 1024:
-        whole = int(value.to_integral_value(rounding=ROUND_CEILING))
+    if match[2] and abs(value) >= 1024 and value == value.to_integral_value():
+        whole = int(value)
         power = 0
         while whole % 1024 == 0 and power < 6:
             whole //= 1024
