@@ -83,7 +83,7 @@ class RaftError(Exception):
 
 
 class NotLeaderError(RaftError):
-    """This member does not lead, or stopped leading while the proposal was under way."""
+    """The member asked does not lead, or stopped leading while the proposal was under way."""
 
     def __init__(self, message: str, *, leader: str = "", uncertain: bool = False) -> None:
         super().__init__(message)
@@ -105,7 +105,7 @@ class LogDamagedError(RaftError):
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """This member's certificate (CN system:member:NAME) and the cluster's CA. Read again at every connection, so renewal needs no restart."""
+    """The certificate of a member (CN system:member:NAME) and the cluster's CA; read again at every connection, so renewal needs no restart."""
 
     ca: Path
     certificate: Path
@@ -122,13 +122,17 @@ class RaftConfig:
     name: str
     data_dir: Path  # its own folder; the log and snapshots are kept in `data_dir / "raft"`
     listen: str = ""  # host:port for the other members
-    members: dict[str, str]  # name -> host:port of the first membership; ignored when data_dir already has a log; empty: wait to be added
+    members: dict[
+        str, str
+    ]  # name -> host:port of the first membership; ignored when data_dir already has a log; empty: wait to be added
     tls: TlsFiles | None = None  # None only with a transport of one's own (tests)
     cluster_id: str = ""  # empty: derived from the first membership
 
     tick_s: float = 0.05  # granularity of all time-outs below; 20 wake-ups a second cost nothing measurable
     heartbeat_ticks: int = 2  # 100 ms: several may be lost before anyone doubts the leader
-    election_ticks: int = 10  # 500 ms, randomised up to 1 s: a lost leader is replaced in about a second, a 400 ms stall is forgiven
+    election_ticks: int = (
+        10  # 500 ms, randomised up to 1 s: a lost leader is replaced in about a second, a 400 ms stall is forgiven
+    )
 
     max_append_bytes: int = MIB  # per message: large enough to amortise, small enough to not delay heartbeats
     max_inflight_bytes: int = 8 * MIB  # sent and unacknowledged, per peer: bandwidth × delay with room to spare
@@ -139,4 +143,6 @@ class RaftConfig:
     snapshot_bytes: int = 64 * MIB  # likewise by size: bounds the disk and the memory that the log takes
     trailing_entries: int = 5_000  # kept behind a snapshot so that a member that was away shortly needs no snapshot
     trailing_bytes: int = 8 * MIB
-    segment_bytes: int = 16 * MIB  # of the log on disk, reserved in advance: a full disk shows at rotation, not in the middle of a write
+    segment_bytes: int = (
+        16 * MIB
+    )  # of the log on disk, reserved in advance: a full disk shows at rotation, not in the middle of a write

@@ -42,7 +42,7 @@ class Membership(msgspec.Struct, frozen=True):
 
     voters: frozenset[str] = frozenset()
     learners: frozenset[str] = frozenset()
-    addresses: dict[str, str] = {}  # noqa: RUF012 - msgspec copies empty defaults; name -> host:port of its Raft listener
+    addresses: dict[str, str] = {}  # name -> host:port of its Raft listener
     cluster_id: str = ""  # tells clusters with the same names apart
 
     def __contains__(self, name: str) -> bool:
