@@ -29,7 +29,7 @@ class Relay(asyncio.Protocol):
     def __init__(self) -> None:
         self.peer: Relay | None = None
         self.transport: asyncio.Transport | None = None
-        self._early: list[bytes] = []
+        self.early: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -46,14 +46,14 @@ class Relay(asyncio.Protocol):
         """Pair two ends and pass on what came before the other was there."""
         self.peer, peer.peer = peer, self
         for end, other in ((self, peer), (peer, self)):
-            for data in end._early:
+            for data in end.early:
                 assert other.transport is not None
                 other.transport.write(data)
-            end._early.clear()
+            end.early.clear()
 
     def data_received(self, data: bytes) -> None:
         if self.peer is None or self.peer.transport is None:
-            self._early.append(data)
+            self.early.append(data)
         else:
             self.peer.transport.write(data)
 

@@ -80,6 +80,6 @@ def remove(group: str) -> None:
     for root in roots:
         for directory, _, _ in os.walk(root / group, topdown=False):
             try:
-                os.rmdir(directory)
+                Path(directory).rmdir()
             except OSError:
                 continue

@@ -10,9 +10,8 @@ from typing import Any
 
 import click
 
-from steersman.clock import SystemClock
-
 from lab.topology import GRPC_PORT, REST_PORT, LabError, Topology
+from steersman.clock import SystemClock
 
 _name = click.option("--name", default="lab", show_default=True, help="Which lab.")
 

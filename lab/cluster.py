@@ -17,16 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from control.ca import authority
+from lab import cgroups, hosts, library, segment
+from lab.topology import GRPC_PORT, REST_PORT, STATE_ROOT, Host, LabError, Topology
 from steersman import config as configuration
 from steersman.client import AsyncClient
 from steersman.clock import SystemClock, SystemEntropy
 from steersman.errors import ApiError
 from steersman.types import Node
 from steersman.v1 import cluster_pb2
-
-from control.ca import authority
-from lab import cgroups, hosts, library, segment
-from lab.topology import GRPC_PORT, REST_PORT, STATE_ROOT, Host, LabError, Topology
 
 Progress = Callable[[str], None]
 REQUIRED = {

@@ -46,7 +46,7 @@ log: {{level: warn, accesslog: {{disabled: true}}}}
 storage:
   filesystem: {{rootdirectory: /var/lib/registry}}
   delete: {{enabled: true}}
-http: {{addr: "{REGISTRY_ADDRESS}:{REGISTRY_PORT}"}}
+http: {{addr: "{REGISTRY_ADDRESS}:{REGISTRY_PORT}", secret: lab}}
 """
 
 

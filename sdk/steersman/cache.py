@@ -72,7 +72,7 @@ class Cache(Generic[K]):
         found: Iterable[K] = self._namespaces.get(namespace, {}).values() if namespace else self._objects.values()
         return [obj for obj in found if selector.matches(obj.metadata.labels)] if selector else list(found)
 
-    def by_index(self, index: str, value: str) -> list[K]:
+    def by_index(self, index: str, value: str) -> builtins.list[K]:
         """Objects that the index function names with `value`."""
         return list(self._indexes[index].get(value, {}).values())
 
