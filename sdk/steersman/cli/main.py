@@ -48,10 +48,10 @@ COMMANDS = {
 class Commands(click.Group):
     """Finds commands in their modules and in entry points."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return sorted({*COMMANDS, *(point.name for point in entry_points(group="steersman.commands"))})
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         if cmd_name in COMMANDS:
             module = importlib.import_module(f"steersman.cli.{COMMANDS[cmd_name]}")
             name = cmd_name.replace("-", "_")

@@ -61,7 +61,7 @@ def uncordon(session: Session, names: tuple[str, ...]) -> None:
 @click.option("--grace-period", default=-1, help="Seconds that pods get to end; -1: their own.")
 @click.option("--timeout", default=0.0, help="Seconds for all of it; 0: as long as it takes.")
 @click.pass_obj
-def drain(session: Session, name: str, **options: Any) -> None:
+def drain(session: Session, /, name: str, **options: Any) -> None:
     """Cordon a node and evict its pods, so that it can be taken away."""
 
     async def work(client: AsyncClient) -> None:

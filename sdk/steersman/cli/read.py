@@ -33,7 +33,7 @@ output_option = click.option("-o", "--output", type=click.Choice(FORMATS), help=
 @click.option("--sort-by", default="", metavar="PATH", help="Sort by a field, as .metadata.creationTimestamp.")
 @click.option("--ignore-not-found", is_flag=True, help="A missing object is no error.")
 @click.pass_obj
-def get(session: Session, what: tuple[str, ...], **options: Any) -> int:
+def get(session: Session, /, what: tuple[str, ...], **options: Any) -> int:
     """Show objects: `steer get pods -o wide`, `steer get deploy/web -o yaml`."""
     return session.run(lambda client: _get(session, client, what, options))
 

@@ -94,7 +94,7 @@ def _container_of(pod: Pod, wanted: str) -> str:
 @click.option("--all-containers", is_flag=True, help="Of all containers of the pod.")
 @click.option("--prefix", is_flag=True, help="Begin each line with pod and container.")
 @click.pass_obj
-def logs(session: Session, what: tuple[str, ...], **options: Any) -> None:
+def logs(session: Session, /, what: tuple[str, ...], **options: Any) -> None:
     """Show a container's log: `steer logs web-1`, `steer logs deploy/web -f`."""
     session.run(lambda client: _logs(session, client, what, options))
 

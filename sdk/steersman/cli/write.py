@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import subprocess
@@ -252,7 +253,7 @@ def _generated(words: tuple[str, ...], literals: tuple[str, ...], paths: tuple[s
 @click.option("--timeout", default=0.0, help="Seconds to wait; 0: as long as it takes.")
 @click.option("--ignore-not-found", is_flag=True, help="A missing object is no error.")
 @click.pass_obj
-def delete(session: Session, what: tuple[str, ...], files: tuple[str, ...], **options: Any) -> int:
+def delete(session: Session, /, what: tuple[str, ...], files: tuple[str, ...], **options: Any) -> int:
     """Delete objects and wait until they are gone."""
 
     async def work(client: AsyncClient) -> int:
@@ -323,8 +324,6 @@ async def _delete_all(
         if result.outcome == "DELETING" and result.object is not None:
             waiting.append((target, name, namespace, result.object))
     if options["wait"]:
-        import asyncio  # noqa: PLC0415
-
         async with asyncio.timeout(options["timeout"] or None):
             for target, name, namespace, last in waiting:
                 await _gone(client, target, name, namespace, last.uid)
@@ -379,7 +378,8 @@ def patch(
 
 def _marks(words: tuple[str, ...]) -> tuple[list[str], dict[str, str | None]]:
     """Split `pod/a key=value other-` into what and the changes (None: remove)."""
-    what, changes = [], {}
+    what: list[str] = []
+    changes: dict[str, str | None] = {}
     for word in words:
         key, found, value = word.partition("=")
         if found:
@@ -388,7 +388,7 @@ def _marks(words: tuple[str, ...]) -> tuple[list[str], dict[str, str | None]]:
             changes[word[:-1]] = None
         else:
             what.append(word)
-    return what, changes  # type: ignore[return-value]
+    return what, changes
 
 
 def _mark_command(field: str, verb: str) -> Any:
@@ -433,6 +433,18 @@ label = click.command("label")(_mark_command("labels", "labeled"))
 annotate = click.command("annotate")(_mark_command("annotations", "annotated"))
 
 
+def _edited(text: str) -> tuple[int, str, str]:
+    """Let the user's editor change `text`; answers its exit code, its name, and the text without comment lines."""
+    editor = os.environ.get("KUBE_EDITOR") or os.environ.get("EDITOR") or "vi"
+    with tempfile.NamedTemporaryFile("w+", suffix=".yaml", delete=False) as file:
+        file.write(text)
+    path = Path(file.name)
+    code = subprocess.run([*shlex.split(editor), file.name], check=False).returncode
+    kept = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith("#")]
+    path.unlink()
+    return code, editor, "".join(kept)
+
+
 @click.command()
 @click.argument("what", nargs=-1, required=True, metavar="TYPE NAME | TYPE/NAME")
 @click.pass_obj
@@ -445,14 +457,7 @@ def edit(session: Session, what: tuple[str, ...]) -> int:
         text = yaml_text(document)
         note = "# Save to store the change; an unchanged or empty file changes nothing.\n"
         while True:
-            with tempfile.NamedTemporaryFile("w+", suffix=".yaml", delete=False) as file:
-                file.write(note + text)
-            editor = os.environ.get("KUBE_EDITOR") or os.environ.get("EDITOR") or "vi"
-            code = subprocess.run([*shlex.split(editor), file.name], check=False).returncode
-            changed = "".join(
-                line for line in Path(file.name).read_text().splitlines(keepends=True) if not line.startswith("#")
-            )
-            Path(file.name).unlink()
+            code, editor, changed = await asyncio.to_thread(_edited, note + text)
             if code != 0:
                 raise click.ClickException(f"{editor} ended with exit code {code}; nothing was stored")
             if not changed.strip() or changed == text:
