@@ -39,6 +39,7 @@ from control.store.interface import (
     OverloadedError,
     Put,
     Range,
+    Store,
     StoreError,
     StoreFullError,
     Txn,
@@ -85,7 +86,7 @@ class StoreMachine:
         self._engine.restore(chunks)
 
 
-class EmbeddedStore:
+class EmbeddedStore(Store):
     """A `Store` whose state is agreed on by Raft. Made by `open_embedded`, or with a node of one's own."""
 
     def __init__(

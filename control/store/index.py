@@ -196,13 +196,13 @@ def _replace(shelf: _Shelf, key: str, terms: tuple[Term, ...]) -> None:
             if len(found) == 1:
                 keys[term] = found.pop()
     for term in set(terms).difference(before):
-        found = keys.get(term)
-        if found is None:
+        others = keys.get(term)
+        if others is None:
             keys[term] = key
-        elif isinstance(found, str):
-            keys[term] = {found, key}
+        elif isinstance(others, str):
+            keys[term] = {others, key}
         else:
-            found.add(key)
+            others.add(key)
     if terms:
         shelf.terms[key] = terms
     else:

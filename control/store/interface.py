@@ -167,6 +167,22 @@ class TooSlowError(StoreError):
     """A watcher fell so far behind that the changes it still has to see are forgotten: it must list again."""
 
 
+class Watch(Protocol):
+    """A watch under way: iterate it; `aclose` it when the reader is done."""
+
+    def __aiter__(self) -> AsyncIterator[EventBatch]:
+        """Follow the watch."""
+        ...
+
+    async def __anext__(self) -> EventBatch:
+        """Wait for the next batch."""
+        ...
+
+    async def aclose(self) -> None:
+        """End the watch; whoever waits for its next batch sees the end."""
+        ...
+
+
 class Store(Protocol):
     """What the API layer needs of a backend."""
 
@@ -202,7 +218,7 @@ class Store(Protocol):
         """Read the keys that begin with `prefix`, in key order, those after `after` only, at most `limit` (0: all)."""
         ...
 
-    def watch(self, prefix: str, after: int) -> AsyncIterator[EventBatch]:
+    def watch(self, prefix: str, after: int) -> Watch:
         """Follow changes under a prefix, from the revision after `after`, which may still be to come.
 
         Nothing that happens after the call is missed. The iterator raises CompactedError (at its first step: `after`

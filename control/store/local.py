@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Sequence
 
 from control.raft.interface import LeaderState
 from control.store.engine import Engine
-from control.store.interface import KeyValue, NoLeaderError, Range, StoreError, Txn, TxnResult
+from control.store.interface import KeyValue, NoLeaderError, Range, Store, StoreError, Txn, TxnResult
 from control.store.mvcc import Budget, validate
 from control.store.watch import Watcher
 from steersman.clock import Clock, ManualClock
 
 
-class LocalStore:
+class LocalStore(Store):
     """A `Store` in memory. Without a clock, time stands still."""
 
     def __init__(self, clock: Clock | None = None, budget: Budget | None = None, name: str = "local") -> None:
