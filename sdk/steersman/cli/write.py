@@ -223,13 +223,13 @@ def _generated(words: tuple[str, ...], literals: tuple[str, ...], paths: tuple[s
         source = Path(path if found else entry)
         data[key if found else source.name] = source.read_bytes()
     if kind == "Secret":
-        document["data"] = {key: base64.b64encode(value).decode() for key, value in data.items()}
+        document["data"] = {key: base64.b64encode(content).decode() for key, content in data.items()}
         return document
-    for key, value in data.items():
+    for key, content in data.items():
         try:
-            document.setdefault("data", {})[key] = value.decode()
+            document.setdefault("data", {})[key] = content.decode()
         except UnicodeDecodeError:
-            document.setdefault("binaryData", {})[key] = base64.b64encode(value).decode()
+            document.setdefault("binaryData", {})[key] = base64.b64encode(content).decode()
     return document
 
 
@@ -332,11 +332,11 @@ async def _delete_all(
 
 async def _gone(client: AsyncClient, target: Target, name: str, namespace: str, uid: str) -> None:
     """Wait until the object of this uid is not there any more."""
-    request = {"labels": "", "fields": f"metadata.name={name}"}
-    listed = await client.list(target.key, namespace, **request)  # type: ignore[arg-type]
+    fields = f"metadata.name={name}"
+    listed = await client.list(target.key, namespace, fields=fields)
     if not any(document["metadata"]["uid"] == uid for document in listed.items):
         return
-    async for event in client.watch(target.key, namespace, revision=listed.revision, **request):
+    async for event in client.watch(target.key, namespace, fields=fields, revision=listed.revision):
         if event.type == "DELETED" and event.object["metadata"]["uid"] == uid:
             return
 
