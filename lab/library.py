@@ -33,7 +33,9 @@ exit 0
 STORE_START = b"""#!/bin/sh
 echo "guestbook store on $(hostname), entries in /data"
 mkdir -p /data
-exec httpd -f -vv -p 6380 -h /srv
+trap 'kill $!; echo "guestbook store stops"; exit 0' TERM INT
+httpd -f -vv -p 6380 -h /srv &
+wait $!
 """
 
 # The frontend answers every request with who it is and what the store holds; ?entry=... signs the book.
