@@ -35,8 +35,8 @@ class Watcher:
         self._exact = self._folder == prefix  # every key of the folder matches
         self._started = False
         self._live = False
-        self._position = after  # everything up to this revision was delivered or is in the buffer
-        self._delivered = after
+        self._position = after  # where reading history goes on; while live: where it stopped
+        self._delivered = after  # the newest revision that the reader was told of
         self._buffer: list[Event] = []
         self._waiter: asyncio.Future[None] | None = None
         self._wants_progress = False
@@ -120,8 +120,11 @@ class Watcher:
         if self._live:
             self._hub.leave(self)
             self._live = False
-            self._buffer = []
-            self._position = self._delivered
+            if self._buffer:
+                self._position = self._buffer[0].revision - 1
+                self._buffer = []
+            else:
+                self._position = max(self._position, self._hub.published)
             self.wake()
 
     def progress(self) -> None:
@@ -156,6 +159,7 @@ class WatchHub:
 
     def __init__(self, state: Mvcc) -> None:
         self.state = state
+        self.published = state.revision  # live watchers were offered everything up to it
         self._folders: dict[str, dict[Watcher, None]] = {}  # live watchers, in the order they came
         self._count = 0
         self._closed: StoreError | None = None
@@ -173,6 +177,7 @@ class WatchHub:
 
     def publish(self, after: int) -> None:
         """Tell the live watchers what changed since revision `after`; call it after every apply."""
+        self.published = self.state.revision
         if not self._count:
             return
         folders = self._folders
@@ -199,6 +204,7 @@ class WatchHub:
         """The state was replaced: everyone reads history again."""
         for watcher in self._live():
             watcher.retreat()
+        self.published = self.state.revision
 
     def close(self, error: StoreError) -> None:
         """End every live watch, and every later one, with `error`."""

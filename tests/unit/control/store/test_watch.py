@@ -80,6 +80,20 @@ async def test_a_reader_slower_than_history_is_told_to_list_again(monkeypatch) -
         await anext(watch)
 
 
+async def test_a_quiet_watch_is_not_too_slow_however_much_else_was_forgotten(monkeypatch) -> None:
+    monkeypatch.setattr(module, "BUFFER_EVENTS", 3)
+    bench = Bench(Budget(changes=10))
+    watch = bench.hub.watch("/a/", 0)
+    task = await begun(watch)
+    bench.write(*(put(f"/b/x/{number}") for number in range(50)))
+    bench.hub.reset()
+    bench.write(*(put(f"/b/x/{number}") for number in range(5)))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    bench.write(*(put(f"/b/x/{number}") for number in range(50)), *(put(f"/a/x/{number}") for number in range(6)))
+    assert len((await task).events) == 6
+
+
 async def test_a_watch_from_before_history_is_refused_with_what_is_left() -> None:
     bench = Bench(Budget(changes=5))
     bench.write(*(put(f"/a/x/{number}") for number in range(20)))
