@@ -1,0 +1,156 @@
+"""Reading log files that are being written and rotated.
+
+Files are read from the oldest on. A reader that follows keeps its file open: when the path leads to another file, the
+one it holds was renamed, so it reads that to its end, then those between, found by their place in the rotation, and
+goes on with the new one. It waits for the log keeper's word and never polls.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from node.runtime.interface import LogLine, LogOptions, NotFound
+from node.runtime.logs import MAX_FILES, LogKeeper, rotated, timestamp
+
+READ_BYTES = 256 << 10
+
+
+def parse(line: bytes) -> LogLine | None:
+    """Read one line of a log file, without its newline; None if it is not one (a torn write)."""
+    parts = line.split(b" ", 3)
+    if len(parts) != 4 or parts[1] not in (b"stdout", b"stderr") or parts[2] not in (b"F", b"P"):
+        return None
+    text = parts[3] + b"\n" if parts[2] == b"F" else parts[3]
+    return LogLine(parts[0].decode("ascii", "replace"), "stdout" if parts[1] == b"stdout" else "stderr", text)
+
+
+def last_lines(path: Path, count: int, end: int) -> list[LogLine]:
+    """The last `count` lines before the offset `end` of the current file, rotated files included; parts of one line count as one."""
+    found: list[LogLine] = []
+    complete = 0
+    for number in range(MAX_FILES):
+        try:
+            data = rotated(path, number).read_bytes()
+            data = data[:end] if number == 0 else data
+        except FileNotFoundError:
+            break
+        for raw in reversed(data.splitlines()):
+            line = parse(raw)
+            if line is None:
+                continue
+            # Going backwards, a line that ends with a newline begins the count of another one; so does the very last
+            # part of an output that has no newline at its end.
+            if line.text.endswith(b"\n") or not found:
+                if complete == count:
+                    return found[::-1]
+                complete += 1
+            found.append(line)
+    return found[::-1]
+
+
+async def read(path: Path, options: LogOptions, keeper: LogKeeper) -> AsyncIterator[LogLine]:
+    """See Runtime.logs. Raises NotFound: there is no such file and nobody writes it."""
+    since = timestamp(options.since) if options.since is not None else ""
+    changed = keeper.subscribe(str(path)) if options.follow else None
+    try:
+        if changed is None and not path.exists():  # noqa: ASYNC240 - a stat
+            raise NotFound(f"there is no log at {path}")
+        follower = _Follower(path)
+        try:
+            if options.tail_lines is not None:
+                for line in follower.skip_to_last(options.tail_lines):
+                    if line.time >= since:
+                        yield line
+            while True:
+                writing = changed is not None and keeper.writing(str(path))
+                if changed is not None:
+                    changed.clear()
+                for line in follower.lines():
+                    if line.time >= since:
+                        yield line
+                if not writing or changed is None:
+                    return
+                await changed.wait()
+        finally:
+            follower.close()
+    finally:
+        if changed is not None:
+            keeper.unsubscribe(str(path), changed)
+
+
+class _Follower:
+    """A place in a sequence of rotated files."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._rest = b""
+        oldest = max((n for n in range(MAX_FILES) if rotated(path, n).exists()), default=0)
+        self._open(oldest)
+
+    def _open(self, number: int) -> None:
+        self.close()
+        self._rest = b""
+        try:
+            self._file = rotated(self._path, number).open("rb")
+        except FileNotFoundError:
+            self._file = None
+
+    def skip_to_last(self, count: int) -> list[LogLine]:
+        """The last lines; reading goes on after them."""
+        self._open(0)
+        if self._file is None:
+            return []
+        end = os.fstat(self._file.fileno()).st_size
+        lines = last_lines(self._path, count, end) if count > 0 else []
+        self._file.seek(end)
+        return lines
+
+    def lines(self) -> Iterator[LogLine]:
+        """All lines from here to the present end."""
+        while True:
+            if self._file is None:
+                self._open(0)
+                if self._file is None:
+                    return
+            data = self._file.read(READ_BYTES)
+            if data:
+                *whole, self._rest = (self._rest + data).split(b"\n")
+                for raw in whole:
+                    line = parse(raw)
+                    if line is not None:
+                        yield line
+            elif not self._next_file():
+                return
+
+    def _next_file(self) -> bool:
+        """At the end of one file: go on with the next younger one, if there is one."""
+        assert self._file is not None
+        mine = os.fstat(self._file.fileno()).st_ino
+        for number in range(MAX_FILES):
+            try:
+                if rotated(self._path, number).stat().st_ino != mine:
+                    continue
+            except FileNotFoundError:
+                continue
+            if number == 0:
+                return False
+            # Something may have been written between our last read and the rename.
+            if os.fstat(self._file.fileno()).st_size > self._file.tell():
+                return True
+            self._open(number - 1)
+            return True
+        # It has been rotated away altogether: the oldest there is comes next.
+        oldest = max((n for n in range(MAX_FILES) if rotated(self._path, n).exists()), default=-1)
+        if oldest < 0:
+            return False
+        self._open(oldest)
+        return True
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
