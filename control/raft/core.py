@@ -127,7 +127,8 @@ class Ready(msgspec.Struct, frozen=True):
 class Core:
     """One member's part in the algorithm."""
 
-    def __init__(self, config: CoreConfig, stored: Stored, entropy: Entropy) -> None:
+    def __init__(self, config: CoreConfig, stored: Stored, entropy: Entropy, *, applied: int = 0) -> None:
+        """Begin as a follower with what the disk holds; a state machine that was kept has applied up to `applied`."""
         self.config = config
         self.name = config.name
         self.term = stored.hard_state.term
@@ -135,7 +136,8 @@ class Core:
         self.role = Role.FOLLOWER
         self.leader = ""
         self.log = Log(stored.snapshot, stored.entries)
-        self.log.commit_to(min(stored.hard_state.commit, self.log.last_index))
+        self.log.commit_to(max(applied, min(stored.hard_state.commit, self.log.last_index)))
+        self.log.applied = max(self.log.applied, applied)
         self.snapshot = stored.snapshot
         self.history = changes.MembershipHistory(stored.snapshot.index, stored.snapshot.membership)
         for entry in stored.entries:
@@ -157,8 +159,9 @@ class Core:
         self._uncommitted_bytes = 0
         self._elapsed = 0  # ticks since the leader was heard from, or (leader) since the quorum was checked
         self._heartbeat_elapsed = 0
-        self._timeout = 0
-        self._reset_timer()
+        # The first wait is shorter: a leader, if there is one, is heard within two heartbeats, and a question to those
+        # who have heard one lately does no harm.
+        self._timeout = 2 * config.heartbeat_ticks + int(entropy.jitter() * config.election_ticks)
 
     # --- what the owner may ask -------------------------------------------------------------------------------------
 
@@ -306,6 +309,11 @@ class Core:
         self._elapsed = 0
         self.progress[to].poked = True
         self._maybe_hand_over()
+
+    def campaign(self) -> None:
+        """Ask for election at once, for a member that knows there is nobody to wait for."""
+        if self.is_voter and self.role is not Role.LEADER:
+            self._campaign_pre()
 
     def resign(self) -> None:
         """Stop leading at once and ask the most advanced voter to stand: for a leader that can no longer write."""

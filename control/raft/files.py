@@ -59,8 +59,8 @@ class Files(Protocol):
         """Every file, sorted."""
         ...
 
-    def open(self, name: str) -> File:
-        """Open a file to read and write, creating it when it is not there."""
+    def open(self, name: str, *, create: bool = True) -> File:
+        """Open a file to read and write. Raises FileNotFoundError when it is not there and may not be created."""
         ...
 
     def rename(self, old: str, new: str) -> None:
@@ -79,8 +79,8 @@ class Files(Protocol):
 class OsFile:
     """A file of the operating system."""
 
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def __init__(self, path: Path, *, create: bool) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
 
     def read(self, offset: int, length: int) -> bytes:
         parts = []
@@ -127,8 +127,8 @@ class OsFiles:
     def names(self) -> list[str]:
         return sorted(entry.name for entry in os.scandir(self.folder) if entry.is_file())
 
-    def open(self, name: str) -> OsFile:
-        return OsFile(self.folder / name)
+    def open(self, name: str, *, create: bool = True) -> OsFile:
+        return OsFile(self.folder / name, create=create)
 
     def rename(self, old: str, new: str) -> None:
         (self.folder / old).rename(self.folder / new)
@@ -202,8 +202,10 @@ class MemoryFiles:
     def names(self) -> list[str]:
         return sorted(self._files)
 
-    def open(self, name: str) -> MemoryFile:
+    def open(self, name: str, *, create: bool = True) -> MemoryFile:
         if name not in self._files:
+            if not create:
+                raise FileNotFoundError(errno.ENOENT, "No such file", name)
             self._files[name] = MemoryFile(self)
         return self._files[name]
 

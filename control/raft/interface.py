@@ -122,6 +122,7 @@ class RaftConfig:
     name: str
     data_dir: Path  # its own folder; the log and snapshots are kept in `data_dir / "raft"`
     listen: str = ""  # host:port for the other members
+    advertise: str = ""  # host:port where they find it; empty: as `members` says, else `listen`
     members: dict[
         str, str
     ]  # name -> host:port of the first membership; ignored when data_dir already has a log; empty: wait to be added

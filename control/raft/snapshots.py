@@ -58,8 +58,8 @@ class SnapshotStore:
         return self._chunks(_name("snapshot", meta))
 
     def open(self, meta: SnapshotMeta) -> File:
-        """The snapshot's file, to be sent as it is."""
-        return self._files.open(_name("snapshot", meta))
+        """The snapshot's file, to be sent as it is. Raises FileNotFoundError when a newer one took its place."""
+        return self._files.open(_name("snapshot", meta), create=False)
 
     def remove_before(self, meta: SnapshotMeta) -> None:
         """Remove every older snapshot, and transfers that it makes useless."""
@@ -125,7 +125,7 @@ class SnapshotStore:
             return offset + len(pending)
 
     def _read_meta(self, name: str) -> SnapshotMeta:
-        with closing(self._files.open(name)) as file:
+        with closing(self._files.open(name, create=False)) as file:
             if file.read(0, len(MAGIC)) != MAGIC:
                 raise self._damaged(name, 0, "it does not begin as a snapshot does")
             encoded, _ = self._frame(name, file, len(MAGIC))
@@ -135,7 +135,7 @@ class SnapshotStore:
             raise self._damaged(name, len(MAGIC), str(error)) from error
 
     def _chunks(self, name: str) -> Iterator[bytes]:
-        with closing(self._files.open(name)) as file:
+        with closing(self._files.open(name, create=False)) as file:
             _, offset = self._frame(name, file, len(MAGIC))
             count = 0
             while True:

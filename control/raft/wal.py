@@ -27,6 +27,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from control.raft.core import Batch, Stored
@@ -273,6 +274,7 @@ class Wal:
                 self._file.sync()
             if self._offset >= self._segment_bytes:
                 self._begin_segment()
+            self._check_room()
         except OSError:
             self._failed = True
             raise
@@ -327,6 +329,14 @@ class Wal:
         self._number += 1
         segment = self._segments[-1]
         segment.last_index = max(segment.last_index, last_index)
+
+    def _check_room(self) -> None:
+        """Raise OSError unless there is room for another segment: coming back to fail at the next write helps nobody."""
+        try:
+            with closing(self._files.open("room")) as file:
+                file.reserve(self._segment_bytes)
+        finally:
+            self._files.remove("room")
 
     def _require_sound(self) -> None:
         if self._failed:
