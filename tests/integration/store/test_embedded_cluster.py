@@ -82,7 +82,7 @@ class Cluster:
             listen=self.members[name],
             members=self.members,
             tls=self.tls[name],
-            **{"segment_bytes": 1 << 20, **more},
+            **{"segment_bytes": 1 << 20, "tick_s": 0.02, **more},
         )
         store = await open_embedded(config, SystemClock(), SystemEntropy())
         self.stores[name] = store
