@@ -136,8 +136,8 @@ class ContainerdRuntime:
         self._limits = limits or oci.read_host_limits(cgroup_parent)
         self._images = Images(self._client, Registries(mirrors), self._clock, self._entropy)
         self._logs = LogKeeper(self._clock)
-        # runc is the cost: more of them at once than processors only take turns.
-        self._slots = asyncio.Semaphore(starts_at_once or max(2, os.cpu_count() or 2))
+        # runc is the cost. One more than there are processors fills their waits; measured, more gain nothing.
+        self._slots = asyncio.Semaphore(starts_at_once or 1 + (os.cpu_count() or 1))
         options = runc_options_pb2.Options(binary_name=binary, root=str(state / "runc"))
         self._options = wrap("containerd.runc.v1.Options", options.SerializeToString())
         self._entries: dict[str, _Entry] = {}
