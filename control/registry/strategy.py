@@ -72,7 +72,11 @@ def prepare_create(resource: Resource, document: Document, context: Context) -> 
 
 
 def prepare_update(
-    resource: Resource, document: Document, old: Mapping[str, Any], context: Context, subresource: str = ""
+    resource: Resource,
+    document: Document,
+    old: Mapping[str, Any],
+    context: Context,  # noqa: ARG001 - the time is for metadata.managedFields, the place of server-side apply
+    subresource: str = "",
 ) -> list[str]:
     """Make a decoded document ready to replace `old`, in place; answer the warnings.
 
@@ -177,10 +181,9 @@ def prepare_delete(
 ) -> Deletion:
     """Decide what deleting an object leads to.
 
-    Args:
-        grace: seconds that the client grants; None: the object's own wish. Only graceful kinds heed it.
-        propagation: "Background", "Foreground" or "Orphan": what happens to the objects that this one owns;
-            empty: as the object's finalizers say.
+    `grace` is the seconds that the client grants (None: the object's own wish); only graceful kinds heed it.
+    `propagation` is "Background", "Foreground" or "Orphan": what happens to the objects that this one owns; empty: as
+    the object's finalizers say.
 
     Raises:
         ApiError: 400, the propagation is unknown.

@@ -80,10 +80,9 @@ def table(
 ) -> dict[str, Any]:
     """The Table of these objects.
 
-    Args:
-        wide: whether the columns of priority 1 are in it; clients choose among columns by themselves.
-        include: what each row carries beside its cells: "Metadata", "Object" or "None".
-        revision, continue_token, remaining: of the list that the objects come from.
+    `wide` says whether the columns of priority 1 are in it (clients choose among columns by themselves), `include` what
+    each row carries beside its cells: "Metadata", "Object" or "None". `revision`, `continue_token` and `remaining` are
+    those of the list that the objects come from.
     """
     chosen = [index for index, column in enumerate(resource.columns) if wide or column.priority == 0]
     metadata: dict[str, Any] = {"resourceVersion": str(revision) if revision else ""}

@@ -63,7 +63,7 @@ def default_pod(document: Dict) -> None:
     default_pod_spec(spec)
     spec.setdefault("enableServiceLinks", True)
     for container in containers(spec):
-        resources = container["resources"] if "resources" in container else {}
+        resources = container.get("resources", {})
         if resources.get("limits"):
             requests = resources.setdefault("requests", {})
             for name, limit in resources["limits"].items():
