@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 
 from bench.harness import CLOCK, Figure, raised
-from control.ca import authority
+from control.ca import files
 from lab.balancer import enter_network
 from lab.topology import GRPC_PORT, Topology
 from steersman.client import AsyncClient
@@ -166,12 +166,10 @@ def _measure_etcd() -> dict[int, tuple[float, float]]:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         directory = Path(name)
         pki = directory / "pki"
-        from steersman.clock import SystemClock  # noqa: PLC0415
-
-        now = SystemClock().now()
-        ca = authority.Authority.create(directory / "ca", now=now)
-        ca.write_member(pki, "etcd", ["127.0.0.1"], now=now)
-        ca.write_user(pki, "admin", ["system:masters"], now=now)
+        ca = directory / "ca"
+        files.create_ca(ca, CLOCK)
+        files.create_member(pki, ca, "etcd", ["127.0.0.1"], CLOCK)
+        files.create_user(pki, ca, "admin", ["system:masters"], CLOCK)
         processes, ports = _start_etcd(directory, pki)
         try:
             _wait_for_etcd(pki, ports)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from control.ca import authority
+from control.ca import certificates, files
 from lab import cgroups, hosts, library, segment
 from lab.topology import GRPC_PORT, REST_PORT, STATE_ROOT, Host, LabError, Topology
 from steersman import config as configuration
@@ -80,19 +80,20 @@ def _secrets(topology: Topology) -> dict[str, str]:
 
 def _make_pki(topology: Topology) -> None:
     """The cluster's CA, a certificate for every member and the admin, and the first join token."""
-    now = SystemClock().now()
+    clock = SystemClock()
     entropy = SystemEntropy()
-    ca = authority.Authority.create(topology.directory / "pki", now=now)
+    folder = topology.directory / "pki"
+    ca = files.create_ca(folder, clock)
     token = f"{entropy.token(6)}.{entropy.token(16)}"
     for host in topology.controls:
         pki = topology.host_directory(host) / "etc" / "pki"
-        ca.write_member(pki, host.name, [host.address], now=now)
+        files.create_member(pki, folder, host.name, [host.address], clock)
         (pki / "join-token").write_text(token + "\n")
         (pki / "join-token").chmod(0o600)
-    ca.write_user(topology.directory / "pki", "admin", ["system:masters"], now=now)
+    files.create_user(folder, folder, "admin", ["system:masters"], clock)
     secrets = topology.directory / "secrets.json"
     secrets.touch(mode=0o600)
-    secrets.write_text(json.dumps({"join_token": token, "ca_hash": ca.hash}))
+    secrets.write_text(json.dumps({"join_token": token, "ca_hash": certificates.ca_hash(ca.certificate_pem)}))
 
 
 def _start_balancer(topology: Topology) -> None:

@@ -28,7 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
-    """Attach a file system, as mount(2) does. Raises OSError that names the target."""
+    """Attach a file system. Raises OSError that names the target."""
     if _libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data.encode()) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), target)
