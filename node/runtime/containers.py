@@ -411,15 +411,19 @@ class ContainerdRuntime:
                 async with asyncio.timeout(KILL_S):
                     await entry.exited.wait()
             except TimeoutError:
-                raise RuntimeFailure(
-                    "KillContainerError", f"container {entry.container.key.container} does not end on SIGKILL"
-                ) from None
+                await self._reconcile()  # never seen: an event that did not come
+                if entry.finishing is None:
+                    name = entry.container.key.container
+                    raise RuntimeFailure("KillContainerError", f"container {name} does not end on SIGKILL") from None
+                await entry.exited.wait()
         exit_ = entry.container.exit
         assert exit_ is not None
         return exit_
 
     async def _kill(self, entry: _Entry, number: int) -> None:
         """Send a signal to a container's first process: directly, which spares a run of runc, if it is surely still the same one."""
+        if entry.finishing is not None:
+            return
         container = entry.container
         try:
             handle = os.pidfd_open(container.pid)
@@ -439,6 +443,7 @@ class ContainerdRuntime:
             await ignoring(
                 self._client.tasks.Kill(request, metadata=self._client.metadata, timeout=CALL_S),
                 grpc.StatusCode.NOT_FOUND,
+                grpc.StatusCode.UNKNOWN,  # the shim is going, or the process has; if not, `stop` says so in the end
             )
 
     async def remove(self, container_id: str) -> None:

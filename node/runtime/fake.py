@@ -4,7 +4,7 @@ What containers do is up to the test:
 
     runtime = FakeRuntime(clock, images=("busybox",))
     runtime.exit(container.id, 1)               # its process ends
-    runtime.write(container.id, "hello\\n")      # it prints
+    runtime.write(container.id, text)        # it prints
     runtime.fail("pull", RuntimeFailure(...))   # the next pull fails; with times=n, the next n
     runtime.on_exec = lambda container, argv: (0, b"stdout", b"stderr")
     runtime.obeys_signals = False               # containers end only by SIGKILL
@@ -56,7 +56,8 @@ class FakeRuntime:
         self.on_exec: Callable[[Container, tuple[str, ...]], tuple[int, bytes, bytes]] = lambda _, __: (0, b"", b"")
         self.specs: dict[str, ContainerSpec] = {}  # of containers that were started, kept after removal
         self.pulls: list[tuple[str, tuple[RegistryAuth, ...]]] = []
-        self.stops: list[tuple[str, float, int | None]] = []
+        self.stops: list[tuple[str, float, int | None]] = []  # container, grace, signal
+        self.execs: list[tuple[str, tuple[str, ...], bool, bool]] = []  # container, argv, tty, stdin
         self._present: dict[str, Image] = {}
         self._sandboxes: dict[str, SandboxSpec] = {}
         self._containers: dict[str, Container] = {}
@@ -210,6 +211,7 @@ class FakeRuntime:
     async def exec(
         self, container_id: str, argv: Sequence[str], *, tty: bool = False, stdin: bool = False
     ) -> ExecProcess:
+        self.execs.append((container_id, tuple(argv), tty, stdin))
         self._raise("exec")
         container = self._container(container_id)
         if not container.running:
@@ -231,7 +233,8 @@ class FakeRuntime:
             if not writing:
                 return
             async with self._grown:
-                await self._grown.wait_for(lambda: position < len(self._lines[log_path]) or not self._writing(log_path))
+                if position == len(self._lines[log_path]) and self._writing(log_path):
+                    await self._grown.wait()
 
     async def stats(self, container_id: str) -> Stats:
         if not self._container(container_id).running:

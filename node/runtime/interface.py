@@ -301,7 +301,7 @@ class LogOptions:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line, or the part of a very long one (`text` then has no newline at its end)."""
+    """One line; `text` has its newline, unless the output ended without one or the line is longer than a mebibyte."""
 
     time: str  # RFC 3339, nanoseconds, UTC
     stream: Stream

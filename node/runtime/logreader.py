@@ -12,14 +12,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from node.runtime.interface import LogLine, LogOptions, NotFound
+from node.runtime.interface import LogLine, LogOptions, NotFound, Stream
 from node.runtime.logs import MAX_FILES, LogKeeper, rotated, timestamp
 
 READ_BYTES = 256 << 10
+MAX_JOINED_PARTS = 64  # of 16 KiB: what a reader holds in memory of a line without an end
 
 
 def parse(line: bytes) -> LogLine | None:
-    """Read one line of a log file, without its newline; None if it is not one (a torn write)."""
+    """Read one line of a log file, without its newline; None if it is not one (a torn write). A part's text has no newline."""
     parts = line.split(b" ", 3)
     if len(parts) != 4 or parts[1] not in (b"stdout", b"stderr") or parts[2] not in (b"F", b"P"):
         return None
@@ -27,27 +28,52 @@ def parse(line: bytes) -> LogLine | None:
     return LogLine(parts[0].decode("ascii", "replace"), "stdout" if parts[1] == b"stdout" else "stderr", text)
 
 
-def last_lines(path: Path, count: int, end: int) -> list[LogLine]:
-    """The last `count` lines before the offset `end` of the current file, rotated files included; parts of one line count as one."""
+class Joiner:
+    """Makes lines of parts, for each stream on its own; a line has the time of its first part."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Stream, list[LogLine]] = {}
+
+    def feed(self, part: LogLine) -> LogLine | None:
+        """The line that a part completes, if it does. A very long one is given away unfinished."""
+        waiting = self._parts.get(part.stream)
+        if waiting is None:
+            if part.text.endswith(b"\n"):
+                return part
+            self._parts[part.stream] = [part]
+            return None
+        waiting.append(part)
+        if part.text.endswith(b"\n") or len(waiting) >= MAX_JOINED_PARTS:
+            return self._join(part.stream)
+        return None
+
+    def flush(self) -> list[LogLine]:
+        """What the output ended in the middle of."""
+        return [self._join(stream) for stream in list(self._parts)]
+
+    def _join(self, stream: Stream) -> LogLine:
+        parts = self._parts.pop(stream)
+        return LogLine(parts[0].time, stream, b"".join(part.text for part in parts))
+
+
+def last_parts(path: Path, count: int, end: int) -> list[LogLine]:
+    """Enough parts to make the last `count` lines of, those before the offset `end` of the current file; rotated files included."""
     found: list[LogLine] = []
-    complete = 0
+    # One more for each stream, whose first line here may lack its beginning.
+    missing = count + 2
     for number in range(MAX_FILES):
         try:
             data = rotated(path, number).read_bytes()
-            data = data[:end] if number == 0 else data
         except FileNotFoundError:
             break
-        for raw in reversed(data.splitlines()):
-            line = parse(raw)
-            if line is None:
+        for raw in reversed((data[:end] if number == 0 else data).splitlines()):
+            part = parse(raw)
+            if part is None:
                 continue
-            # Going backwards, a line that ends with a newline begins the count of another one; so does the very last
-            # part of an output that has no newline at its end.
-            if line.text.endswith(b"\n") or not found:
-                if complete == count:
-                    return found[::-1]
-                complete += 1
-            found.append(line)
+            found.append(part)
+            missing -= part.text.endswith(b"\n")
+            if missing == 0:
+                return found[::-1]
     return found[::-1]
 
 
@@ -72,6 +98,9 @@ async def read(path: Path, options: LogOptions, keeper: LogKeeper) -> AsyncItera
                     if line.time >= since:
                         yield line
                 if not writing or changed is None:
+                    for line in follower.rest():
+                        if line.time >= since:
+                            yield line
                     return
                 await changed.wait()
         finally:
@@ -88,6 +117,7 @@ class _Follower:
         self._path = path
         self._file: BinaryIO | None = None
         self._rest = b""
+        self._joiner = Joiner()
         oldest = max((n for n in range(MAX_FILES) if rotated(path, n).exists()), default=0)
         self._open(oldest)
 
@@ -105,9 +135,14 @@ class _Follower:
         if self._file is None:
             return []
         end = os.fstat(self._file.fileno()).st_size
-        lines = last_lines(self._path, count, end) if count > 0 else []
+        parts = last_parts(self._path, count, end) if count > 0 else []
         self._file.seek(end)
-        return lines
+        lines = [line for part in parts if (line := self._joiner.feed(part)) is not None]
+        return lines[-count:] if count > 0 else []
+
+    def rest(self) -> list[LogLine]:
+        """An unfinished line at the end."""
+        return self._joiner.flush()
 
     def lines(self) -> Iterator[LogLine]:
         """All lines from here to the present end."""
@@ -120,8 +155,8 @@ class _Follower:
             if data:
                 *whole, self._rest = (self._rest + data).split(b"\n")
                 for raw in whole:
-                    line = parse(raw)
-                    if line is not None:
+                    part = parse(raw)
+                    if part is not None and (line := self._joiner.feed(part)) is not None:
                         yield line
             elif not self._next_file():
                 return

@@ -50,7 +50,7 @@ def _check(result: int, what: str) -> None:
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
-    """Mount something, as mount(2) does. Raises OSError."""
+    """Attach a file system; the arguments are those of the system call. Raises OSError."""
     arguments = (source.encode(), target.encode(), kind.encode() or None, flags, data.encode() or None)
     _check(_libc.mount(*arguments), f"mount {source} on {target}")
 

@@ -8,15 +8,17 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from lab import images
-from steersman.clock import SystemEntropy
 
+from lab import images
+from node.runtime.cgroups import Cgroups
 from node.runtime.containers import ContainerdRuntime
-from node.runtime.interface import ContainerKey, ContainerSpec, Image, Sandbox, SandboxSpec
+from node.runtime.interface import ContainerKey, ContainerSpec, Exited, Image, LogOptions, Sandbox, SandboxSpec
+from steersman.clock import SystemEntropy
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -129,6 +131,7 @@ class Bench:
     runtime: ContainerdRuntime
     directory: Path
     cgroup: str
+    make: Callable
     entropy: SystemEntropy = field(default_factory=SystemEntropy)
     sandboxes: list = field(default_factory=list)
 
@@ -156,30 +159,35 @@ class Bench:
     async def run(self, *argv, **settings):
         return await self.runtime.start_container(await self.spec(*argv, **settings))
 
-    async def finished(self, container_id):
-        async for event in self.runtime.events():
-            if getattr(event, "container", None) and event.container.id == container_id:
-                return event.container.exit
-        raise AssertionError
-
     async def text(self, container, stream=None) -> str:
         lines = [line async for line in self.runtime.logs(container.log_path)]
         return b"".join(line.text for line in lines if stream in (None, line.stream)).decode()
 
-    async def output_of(self, *argv, **settings) -> str:
-        """Run to the end; standard output and error together."""
+    async def ended(self, *argv, **settings):
+        """Run to the end."""
         events = self.runtime.events()
         container = await self.run(*argv, **settings)
         async for event in events:
-            if event.container.id == container.id:
-                break
-        return await self.text(container)
+            if isinstance(event, Exited) and event.container.id == container.id:
+                return event.container
+        raise AssertionError
 
+    async def output_of(self, *argv, **settings) -> str:
+        """Run to the end; standard output and error together."""
+        return await self.text(await self.ended(*argv, **settings))
 
-def new_runtime(containerd, registry, directory, cgroup):
-    return ContainerdRuntime(
-        containerd.socket, directory, cgroup_parent=cgroup, mirrors={"docker.io": registry, "registry.test": registry}
-    )
+    async def printed(self, container, text):
+        """Wait until a container has printed something."""
+        async for line in self.runtime.logs(container.log_path, LogOptions(follow=True)):
+            if text in line.text.decode():
+                return
+        raise AssertionError(f"{text!r} was not printed")
+
+    async def again(self) -> "Bench":
+        """Another runtime on the same directories, as after a restart of the agent."""
+        await self.runtime.close()
+        self.runtime = self.make()
+        return self
 
 
 @pytest.fixture
@@ -187,9 +195,14 @@ async def bench(containerd, registry):
     directory = containerd.directory / secrets.token_hex(4)
     directory.mkdir()
     cgroup = f"st{secrets.token_hex(4)}"
-    runtime = new_runtime(containerd, registry, directory, cgroup)
+
+    def make():
+        mirrors = {"docker.io": registry, "registry.test": registry}
+        return ContainerdRuntime(containerd.socket, directory, cgroup_parent=cgroup, mirrors=mirrors)
+
+    runtime = make()
     await runtime.start()
-    bench = Bench(runtime, directory, cgroup)
+    bench = Bench(runtime, directory, cgroup, make)
     try:
         yield bench
     finally:
@@ -198,5 +211,4 @@ async def bench(containerd, registry):
         for pod_uid in bench.sandboxes:
             await bench.runtime.remove_sandbox(pod_uid)
         await bench.runtime.close()
-        for tree in Path("/sys/fs/cgroup").glob(f"*/{cgroup}"):
-            tree.rmdir()
+        Cgroups().remove(cgroup)
