@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
 
-from control.api.admitting import Admission, AdmitAll
+from control import admission
 from control.api.authorization import Access, Authorizer, GroupAuthorizer, require
 from control.api.barrier import Barrier
 from control.api.leadership import Leadership
@@ -45,7 +45,7 @@ class ApiContext:
     entropy: Entropy
     registry: Registry = REGISTRY
     authorizer: Authorizer = field(default_factory=GroupAuthorizer)
-    admission: Admission = field(default_factory=AdmitAll)
+    admission: admission.Config = field(default_factory=admission.Config)
     network: ClusterNetwork = field(default_factory=ClusterNetwork)
 
     @cached_property

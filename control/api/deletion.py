@@ -7,16 +7,15 @@ the object held (addresses, ports, pod ranges) is given back in the transaction 
 
 from __future__ import annotations
 
-from control import registry
-from control.api.admitting import Attributes
+from control import admission, registry
 from control.api.allocation import Allocator
 from control.api.context import ApiContext, cause_of
 from control.api.engine import Op, Plan, Write
 from control.api.messages import object_of, object_of_kv, stored_form
 from control.api.reads import place_problem
 from control.identity import Caller
-from control.store.interface import Committed, Conflicted, Delete, Put
-from steersman.errors import ApiError, bad_request, not_found
+from control.store.interface import Committed, Delete, Put
+from steersman.errors import bad_request, not_found
 from steersman.v1 import objects_pb2 as pb
 
 _PROPAGATION = {
@@ -67,8 +66,11 @@ class Deletion(Write):
         old = registry.decode_stored(current.value)
         wanted = request.preconditions
         registry.check_preconditions(resource, old["metadata"], uid=wanted.uid, revision=wanted.revision)
-        warnings = await context.admission.admit(
-            Attributes("DELETE", resource, None, old, self._caller, dry_run=request.options.dry_run)
+        warnings = admission.admit(
+            admission.Request(
+                admission.DELETE, resource, None, old, user=self._caller.user, dry_run=request.options.dry_run
+            ),
+            admission.View(config=context.admission),
         )
         deletion = registry.prepare_delete(
             resource,
@@ -98,6 +100,3 @@ class Deletion(Write):
         if request.options.dry_run:
             return Plan((), answer)
         return Plan(ops, answer, cause_of(request.options, self._caller))
-
-    def conflict(self, found: Conflicted) -> ApiError | None:
-        return None  # preconditions are checked again on the newer state

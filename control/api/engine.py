@@ -24,7 +24,6 @@ from control.store.interface import (
     Cause,
     Check,
     Committed,
-    Conflicted,
     Delete,
     NoLeaderError,
     Put,
@@ -74,9 +73,9 @@ class Write(ABC):
     async def plan(self) -> Plan:
         """Decide on the newest state. Raises ApiError."""
 
-    @abstractmethod
-    def conflict(self, found: Conflicted) -> ApiError | None:
-        """What the caller is told when `found` was in the way; None: plan again."""
+    def stale(self) -> ApiError | None:
+        """What the caller is told when the state moved on before the commit; None: plan again."""
+        return None
 
 
 class Engine:
@@ -197,7 +196,7 @@ class _Run:
                 self._found[number] = plan.answer(result)
             elif isinstance(result, ApiError):
                 self._found[number] = result
-            elif (problem := self._writes[number].conflict(result)) is not None:
+            elif (problem := self._writes[number].stale()) is not None:
                 self._found[number] = problem
             elif self._plans[number] >= MAX_PLANS:
                 self._found[number] = ApiError(

@@ -16,8 +16,7 @@ from typing import Any
 
 import msgspec
 
-from control import registry
-from control.api.admitting import Attributes, Operation
+from control import admission, registry
 from control.api.allocation import Allocator, Grant
 from control.api.context import ApiContext, cause_of, mode_of
 from control.api.engine import Op, Plan, Write
@@ -27,7 +26,7 @@ from control.identity import Caller
 from control.registry import Resource
 from control.registry.patches import json_patch, merge_patch
 from control.registry.strategy import STALE
-from control.store.interface import Check, Committed, Conflicted, Delete, KeyValue, Put
+from control.store.interface import Check, Committed, Delete, KeyValue, Put
 from steersman.errors import ApiError, already_exists, bad_request, conflict, not_found
 from steersman.v1 import objects_pb2 as pb
 
@@ -60,9 +59,9 @@ class _Change(Write):
         """Plan the creation of an object that was decoded and placed."""
         context = self._context
         namespace = document["metadata"].get("namespace", "") if resource.namespaced else ""
-        checks = await self._namespace_check(resource, namespace)
+        placed_in, checks = await self._namespace(resource, namespace)
         facts = context.now(self._caller.request_id)
-        warnings += await self._admit("CREATE", resource, document, None)
+        warnings += self._admit(admission.CREATE, resource, document, None, namespace=placed_in)
         warnings += registry.prepare_create(resource, document, facts)
         name = document["metadata"]["name"]
         key = resource.key(namespace, name)
@@ -91,7 +90,7 @@ class _Change(Write):
     ) -> Plan:
         """Plan the change of the object `current` (decoded: `old`) to `document`."""
         context = self._context
-        warnings += await self._admit("UPDATE", resource, document, old, subresource)
+        warnings += self._admit(admission.UPDATE, resource, document, old, subresource)
         warnings += registry.prepare_update(resource, document, old, context.now(), subresource=subresource)
         grant = Grant() if subresource else await self._allocator.on_update(resource, old, document)
         try:
@@ -140,22 +139,31 @@ class _Change(Write):
 
     # --- the steps ---
 
-    async def _admit(
-        self, operation: Operation, resource: Resource, document: Document, old: Document | None, subresource: str = ""
+    def _admit(
+        self,
+        operation: str,
+        resource: Resource,
+        document: Document,
+        old: Document | None,
+        subresource: str = "",
+        namespace: Document | None = None,
     ) -> list[str]:
-        return await self._context.admission.admit(
-            Attributes(operation, resource, document, old, self._caller, subresource, self._options.dry_run)
+        return admission.admit(
+            admission.Request(
+                operation, resource, document, old, subresource, self._caller.user, self._options.dry_run
+            ),
+            admission.View(namespace, self._context.admission),
         )
 
-    async def _namespace_check(self, resource: Resource, namespace: str) -> tuple[Op, ...]:
-        """The namespace must be there, and as admission sees it, when the object is written."""
+    async def _namespace(self, resource: Resource, name: str) -> tuple[Document | None, tuple[Op, ...]]:
+        """The namespace, and the condition that it is still as admission saw it when the object is written."""
         if not resource.namespaced:
-            return ()
-        key = self._context.registry.find(kind="Namespace").key("", namespace)
+            return None, ()
+        key = self._context.registry.find(kind="Namespace").key("", name)
         kv = await self._context.store.get(key)
         if kv is None:
-            raise not_found("namespaces", namespace)
-        return (Check(key, kv.mod_revision),)
+            return None, ()  # admission refuses
+        return registry.decode_stored(kv.value), (Check(key, kv.mod_revision),)
 
     async def _present(self, resource: Resource, namespace: str, name: str) -> KeyValue:
         kv = await self._context.store.get(resource.key(namespace, name))
@@ -195,7 +203,7 @@ class Create(_Change):
         super().__init__(context, allocator, request.options, caller)
         self._request = request
         self._decoded: tuple[Resource, Document, list[str]] | None = None
-        self._namespace = ""
+        self._placed = ""
         self._generated = False
 
     def _decode(self) -> tuple[Resource, Document, list[str]]:
@@ -205,7 +213,7 @@ class Create(_Change):
             resource.place(document, metadata.get("namespace") or self._request.namespace or "default")
         else:
             resource.place(document, "")
-        self._namespace = metadata.get("namespace", "")
+        self._placed = metadata.get("namespace", "")
         self._generated = not metadata.get("name")
         return resource, document, warnings
 
@@ -213,15 +221,15 @@ class Create(_Change):
         if self._decoded is None:
             self._decoded = self._decode()
         resource, document, _ = self._decoded
-        keys = self._namespace_keys(resource, self._namespace)
+        keys = self._namespace_keys(resource, self._placed)
         if not self._generated:
-            keys.add(resource.key(self._namespace, document["metadata"]["name"]))
+            keys.add(resource.key(self._placed, document["metadata"]["name"]))
         return keys
 
     async def plan(self) -> Plan:
         decoded, self._decoded = self._decoded, None
         resource, document, warnings = decoded or self._decode()
-        self._context.require(self._caller, "create", resource, self._namespace)
+        self._context.require(self._caller, "create", resource, self._placed)
         if self._generated and self._caller.request_id:
             done = await self._done_before(resource)
             if done is not None:
@@ -241,9 +249,6 @@ class Create(_Change):
         for key in index.lookup(resource.prefix, "uid", self._caller.request_id) if index is not None else ():
             return await self._context.store.get(key)
         return None
-
-    def conflict(self, found: Conflicted) -> ApiError | None:
-        return None  # planning again finds out what is in the way
 
 
 class Update(_Change):
@@ -310,7 +315,7 @@ class Update(_Change):
         plan = await self.changed(resource, current, old, document, [])
         return _answering_scale(resource, plan)
 
-    def conflict(self, found: Conflicted) -> ApiError | None:
+    def stale(self) -> ApiError | None:
         if not self._versioned:
             return None
         resource, _, name = self._target()
@@ -364,9 +369,6 @@ class Apply(_Change):
             return await self.created(resource, document, warnings)
         return await self.changed(resource, current, old, document, warnings)
 
-    def conflict(self, found: Conflicted) -> ApiError | None:
-        return None
-
 
 class Patch(_Change):
     """Change parts of an object, or of its status or scale."""
@@ -401,9 +403,6 @@ class Patch(_Change):
             return _answering_scale(resource, plan)
         document, warnings = registry.apply_patch(resource, old, request.patch, format_name, self._mode)
         return await self.changed(resource, current, old, document, warnings, request.subresource)
-
-    def conflict(self, found: Conflicted) -> ApiError | None:
-        return None  # a patch that names a resourceVersion is refused when it is planned again
 
 
 class Bind(_Change):
@@ -442,9 +441,6 @@ class Bind(_Change):
         value, splice = stored_form(document)
         put = Put(current.key, value, splice, expect=current.mod_revision)
         return self._plan(self._resource, (put,), CHANGED, [])
-
-    def conflict(self, found: Conflicted) -> ApiError | None:
-        return None  # planning again tells whether the pod is bound now
 
 
 def _patched_scale(scale: Document, patch: bytes, format_name: str, mode: str) -> Document:

@@ -87,8 +87,7 @@ class CertificateAuthority:
     def issue_member(self, name: str, addresses: Sequence[str], key_pem: bytes = b"") -> Pair:
         """A member's certificate: it serves and it calls. `addresses` are the host names and IPs that it is reached by.
 
-        Args:
-            key_pem: the key to keep when renewing; empty: a new one.
+        `key_pem` is the key to keep when renewing; empty: a new one.
         """
         key = _load_key(key_pem, "the member's key") if key_pem else ec.generate_private_key(ec.SECP256R1())
         names = ["localhost", "127.0.0.1", "::1", name, *SERVICE_NAMES, *addresses]

@@ -1,0 +1,196 @@
+"""To the leader: calls that only the leader can answer, from whichever member they came to.
+
+A member that leads answers them itself. One that does not carries them over one kept channel, with its own certificate and, in
+the metadata, the caller's identity, which the leader believes because a member says it. While there is no leader the call
+waits, within its deadline, for one to be elected.
+
+What was certainly not done is tried again: nobody led, or the leader was never reached. A call that broke on its way back may
+have been done. Then it is repeated only if that does no harm: reads, deletions, manifests, patches that set values, and creations,
+which carry an identity (`request_id`) by which the next leader knows them again. The rest is answered with
+Timeout, and the client looks for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from control import metrics
+from control.api.errors import no_leader
+from control.api.leadership import Leadership
+from control.identity import Caller, forwarded_metadata
+from steersman.clock import Clock, Entropy
+from steersman.errors import DETAILS_KEY, ApiError
+from steersman.transport import CHANNEL_OPTIONS
+from steersman.v1 import cluster_pb2_grpc, node_pb2_grpc, objects_pb2_grpc, streams_pb2_grpc
+from steersman.v1 import objects_pb2 as pb
+
+DEFAULT_DEADLINE_S: Final = 30.0  # of calls whose client set none
+MARGIN_S: Final = 0.05  # kept back from the deadline, so that the answer "timeout" still arrives
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.02, 0.5  # between tries: an election takes about a second
+
+Local = Callable[[Any, Caller], Awaitable[Any]]
+Addresses = Callable[[str], Awaitable[str]]  # a member's name -> its gRPC address; "" when not known yet
+
+_STUBS: Final[Mapping[str, Any]] = {
+    "Objects": objects_pb2_grpc.ObjectsStub,
+    "Streams": streams_pb2_grpc.StreamsStub,
+    "Cluster": cluster_pb2_grpc.ClusterStub,
+    "NodeBootstrap": node_pb2_grpc.NodeBootstrapStub,
+}
+_CREATES: Final = frozenset(("Create",))
+_REPEATABLE: Final = frozenset(("Create", "Apply", "Delete", "Status", "ListJoinTokens", "Announce", "RevokeJoinToken"))
+
+
+class LeaderLink:
+    """The channel to whoever leads."""
+
+    def __init__(
+        self,
+        leadership: Leadership,
+        addresses: Addresses,
+        credentials: Callable[[], grpc.ChannelCredentials],
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self._leadership = leadership
+        self._addresses = addresses
+        self._credentials = credentials
+        self._clock = clock
+        self._entropy = entropy
+        self._address = ""
+        self._channel: grpc.aio.Channel | None = None
+        self._stubs: dict[str, Any] = {}
+
+    async def call(
+        self, service: str, method: str, request: Message, caller: Caller, local: Local, timeout: float | None
+    ) -> Any:
+        """Have the leader, here or elsewhere, answer one call. Raises ApiError."""
+        deadline = self._clock.monotonic() + (DEFAULT_DEADLINE_S if timeout is None else timeout) - MARGIN_S
+        if method in _CREATES:
+            caller = replace(caller, request_id=caller.request_id or self._entropy.uid())
+        pause, repeated = FIRST_PAUSE_S, False
+        while True:
+            changed = asyncio.ensure_future(self._leadership.changed())
+            try:
+                try:
+                    if self._leadership.is_self:
+                        return await local(request, caller)
+                    return await self._forward(service, method, request, caller, deadline)
+                except ApiError as error:
+                    if repeated and _was_done(method, request, error):
+                        return pb.WriteResponse(outcome=pb.WriteResponse.DELETED)
+                    problem = error
+                except _BrokenError as broken:
+                    repeated = repeated or not broken.never_sent
+                    if not broken.never_sent and not _is_repeatable(method, request):
+                        raise _uncertain(method) from None
+                    problem = no_leader(self._leadership.leader, str(broken))
+                if problem.reason != "ServiceUnavailable" or caller.via:
+                    raise problem  # a member that forwarded here tries again itself
+                pause = await self._pause(changed, pause, deadline, problem)
+            finally:
+                changed.cancel()
+
+    async def _pause(self, changed: asyncio.Future[None], pause: float, deadline: float, problem: ApiError) -> float:
+        """Wait for another leader, or a little. Raises the problem when the deadline would pass."""
+        left = deadline - self._clock.monotonic()
+        wait = pause * (0.5 + self._entropy.jitter() / 2)
+        if wait >= left:
+            raise problem
+        await asyncio.wait((changed,), timeout=wait)
+        return min(pause * 2, MAX_PAUSE_S)
+
+    async def _forward(self, service: str, method: str, request: Message, caller: Caller, deadline: float) -> Any:
+        left = deadline - self._clock.monotonic()
+        if left <= 0:
+            raise ApiError("Timeout", f"{method} was not done in time: there was no leader to do it", retry_after=1)
+        call = getattr(await self._stub(service), method)
+        metadata = forwarded_metadata(caller, caller.request_id)
+        try:
+            answer = await call(request, timeout=left, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            problem = ApiError.from_rpc(error)
+            metrics.FORWARDED.labels(method, problem.reason).inc()
+            told = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+            if told or problem.reason != "ServiceUnavailable":
+                raise problem from None
+            text = f"{error.debug_error_string() or ''} {error.details() or ''}".lower()
+            never_sent = "failed to connect" in text or "connection refused" in text
+            raise _BrokenError(f"the leader could not be reached: {error.details()}", never_sent=never_sent) from None
+        metrics.FORWARDED.labels(method, "OK").inc()
+        return answer
+
+    async def stream(
+        self, service: str, method: str, request: Message, caller: Caller, timeout: float | None
+    ) -> AsyncIterator[Any]:
+        """Carry a call with many answers to the leader. Raises ApiError; a broken stream is the client's to resume."""
+        call = getattr(await self._stub(service), method)(request, timeout=timeout, metadata=forwarded_metadata(caller))
+        try:
+            async for answer in call:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise ApiError.from_rpc(error) from None
+        finally:
+            call.cancel()
+
+    async def duplex(self, service: str, method: str, caller: Caller) -> Any:
+        """Open a call with streams both ways at the leader; the caller writes and reads it. Raises ApiError."""
+        return getattr(await self._stub(service), method)(metadata=forwarded_metadata(caller))
+
+    async def close(self) -> None:
+        """Close the channel."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            with suppress(Exception):
+                await channel.close()
+
+    async def _stub(self, service: str) -> Any:
+        leader = self._leadership.leader
+        address = await self._addresses(leader) if leader else ""
+        if not address:
+            raise no_leader("", f"the address of {leader} is not known yet" if leader else "")
+        if address != self._address:
+            await self.close()
+            self._address, self._stubs = address, {}
+        if self._channel is None:
+            self._stubs = {}
+            self._channel = grpc.aio.secure_channel(address, self._credentials(), options=CHANNEL_OPTIONS)
+        stub = self._stubs.get(service)
+        if stub is None:
+            stub = self._stubs[service] = _STUBS[service](self._channel)
+        return stub
+
+
+class _BrokenError(Exception):
+    """The connection failed; `never_sent`: before anything of the call left."""
+
+    def __init__(self, message: str, *, never_sent: bool) -> None:
+        super().__init__(message)
+        self.never_sent = never_sent
+
+
+def _is_repeatable(method: str, request: Message) -> bool:
+    if method == "Patch":
+        assert isinstance(request, pb.PatchRequest)
+        return request.format != pb.PatchRequest.JSON  # "add to a list" twice adds two
+    return method in _REPEATABLE
+
+
+def _was_done(method: str, request: Message, error: ApiError) -> bool:
+    """Whether a refusal of a repeated call shows that the first try had done it."""
+    return method == "Delete" and error.reason == "NotFound" and isinstance(request, pb.DeleteRequest)
+
+
+def _uncertain(method: str) -> ApiError:
+    return ApiError(
+        "Timeout",
+        f"the leader was lost while it worked on {method}: it may or may not be done; look before repeating it",
+    )
