@@ -25,7 +25,7 @@ import grpc.aio
 import msgspec
 
 from net.view import NetworkView
-from node import credentials, fencing
+from node import fencing
 from node.addresses import AddressBook
 from node.assignments import Assignments, Kill, ReportGone, Start, Update, plan
 from node.checkpoint import Checkpoint, LeaseRecord, NetworkRecord
@@ -121,9 +121,7 @@ class Agent:
         self._gone: dict[str, Observation] = {}
         self._exits = ExitWatch(runtime)
         self._cluster = ClusterFacts()
-        self.control = ControlPlane(
-            members, connect, self, self._lease, self.metrics, clock, entropy, sleep
-        )
+        self.control = ControlPlane(members, connect, self, self._lease, self.metrics, clock, entropy, sleep)
         self.reporter = Reporter(self._observe, self.control.send, self.metrics, sleep)
         logs_root = config.data_dir / "logs"
         self._streams = StreamServer(runtime, self._find, logs_root, clock)
@@ -288,9 +286,7 @@ class Agent:
         now = self._clock.monotonic()
         if now - self._lease_saved >= LEASE_SAVE_PERIOD_S:
             self._lease_saved = now
-            self._checkpoint.save_lease(
-                LeaseRecord(self._facts.boot_id, self._lease.acknowledged, self._lease.lease_s)
-            )
+            self._checkpoint.save_lease(LeaseRecord(self._facts.boot_id, self._lease.acknowledged, self._lease.lease_s))
 
     def open_stream(self, command: node_pb2.OpenStream, channel: grpc.aio.Channel) -> None:
         self._streams.open(command, channel)
@@ -479,7 +475,12 @@ class Agent:
     async def _clean(self) -> None:
         for container in await self._runtime.containers():
             if container.key.pod_uid not in self.workers:
-                log.info("container %s of unknown pod %s/%s is removed", container.id[:12], container.key.namespace, container.key.pod)
+                log.info(
+                    "container %s of unknown pod %s/%s is removed",
+                    container.id[:12],
+                    container.key.namespace,
+                    container.key.pod,
+                )
                 await self._runtime.remove(container.id)
                 self._exits.forget(container.id)
         for uid in await self._runtime.sandboxes():
@@ -492,4 +493,3 @@ class Agent:
             if uid not in self.workers:
                 self._host.volumes.tear_down(uid)
                 self._checkpoint.remove(uid)
-

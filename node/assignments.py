@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from steersman.references import config_map_names, secret_names
 from steersman.types import ConfigMap, EndpointSlice, KubeObject, Namespace, Node, Pod, Secret, Service
 from steersman.v1 import node_pb2
 from steersman.v1 import objects_pb2 as pb
@@ -102,7 +103,11 @@ class Assignments:
                 if self._arrived is not None:
                     self._arrived[message.kind].add(key)
                 old = held.get(key)
-                if old is not None and old.metadata.resource_version == str(message.revision) and old.uid == message.uid:
+                if (
+                    old is not None
+                    and old.metadata.resource_version == str(message.revision)
+                    and old.uid == message.uid
+                ):
                     continue
                 held[key] = kind.decode(message.json)
                 if message.kind == "Pod":
@@ -133,43 +138,6 @@ class Assignments:
             if any(f"{pod.namespace}/{name}" in difference.config_maps for name in config_map_names(pod))
             or any(f"{pod.namespace}/{name}" in difference.secrets for name in secret_names(pod))
         ]
-
-
-def config_map_names(pod: Pod) -> set[str]:
-    """The ConfigMaps that a pod names, in its own namespace."""
-    names = {volume.config_map.name for volume in pod.spec.volumes if volume.config_map}
-    for source in _projected(pod):
-        if "configMap" in source:
-            names.add(source["configMap"].get("name", ""))
-    for container in (*pod.spec.init_containers, *pod.spec.containers):
-        names |= {s.config_map_ref.name for s in container.env_from if s.config_map_ref}
-        names |= {
-            v.value_from.config_map_key_ref.name
-            for v in container.env
-            if v.value_from is not None and v.value_from.config_map_key_ref is not None
-        }
-    return names - {""}
-
-
-def secret_names(pod: Pod) -> set[str]:
-    """The Secrets that a pod names, in its own namespace, those for pulling images among them."""
-    names = {volume.secret.secret_name for volume in pod.spec.volumes if volume.secret}
-    names |= {reference.name for reference in pod.spec.image_pull_secrets}
-    for source in _projected(pod):
-        if "secret" in source:
-            names.add(source["secret"].get("name", ""))
-    for container in (*pod.spec.init_containers, *pod.spec.containers):
-        names |= {s.secret_ref.name for s in container.env_from if s.secret_ref}
-        names |= {
-            v.value_from.secret_key_ref.name
-            for v in container.env
-            if v.value_from is not None and v.value_from.secret_key_ref is not None
-        }
-    return names - {""}
-
-
-def _projected(pod: Pod) -> list[dict[str, Any]]:
-    return [source for volume in pod.spec.volumes if volume.projected for source in volume.projected.get("sources", ())]
 
 
 # --- what to do ---------------------------------------------------------------------------------------------------

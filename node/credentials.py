@@ -96,7 +96,10 @@ def _chain(host: str, port: int) -> list[bytes]:
         # Public as get_unverified_chain from Python 3.13 on, where it gives DER; before, objects of the private module.
         public = getattr(secured, "get_unverified_chain", None)
         chain = public() if public is not None else secured._sslobj.get_unverified_chain()  # type: ignore[attr-defined]  # noqa: SLF001
-        return [entry if isinstance(entry, bytes) else ssl.PEM_cert_to_DER_cert(entry.public_bytes()) for entry in chain or ()]
+        return [
+            entry if isinstance(entry, bytes) else ssl.PEM_cert_to_DER_cert(entry.public_bytes())
+            for entry in chain or ()
+        ]
 
 
 def pinned(chain: list[bytes], ca_hash: str) -> bytes:
@@ -169,7 +172,14 @@ async def join(server: str, *, node_name: str, token: str, ca_hash: str) -> Iden
             )
         except grpc.aio.AioRpcError as error:
             problem = ApiError.from_rpc(error)
-            final = problem.reason in ("Unauthorized", "Forbidden", "Invalid", "BadRequest", "Conflict", "AlreadyExists")
+            final = problem.reason in (
+                "Unauthorized",
+                "Forbidden",
+                "Invalid",
+                "BadRequest",
+                "Conflict",
+                "AlreadyExists",
+            )
             raise JoinError(f"{server} refused the node: {problem.message}", final=final) from error
     return Identity(answer.certificate_pem, key, answer.ca_pem or ca, tuple(answer.members) or (server,))
 
@@ -187,7 +197,9 @@ async def renew(identity: Identity, channel: grpc.aio.Channel, node_name: str) -
         )
     except grpc.aio.AioRpcError as error:
         raise JoinError(f"the certificate was not renewed: {ApiError.from_rpc(error).message}") from error
-    return Identity(answer.certificate_pem, key, answer.ca_pem or identity.ca, tuple(answer.members) or identity.members)
+    return Identity(
+        answer.certificate_pem, key, answer.ca_pem or identity.ca, tuple(answer.members) or identity.members
+    )
 
 
 def usable(identity: Identity, clock: Clock) -> bool:

@@ -84,7 +84,9 @@ def field_value(pod: Pod, path: str, around: Surroundings) -> str:
 
 def _properties(pairs: Mapping[str, str]) -> str:
     """Labels or annotations as the downward API writes them to a file: sorted `key="value"` lines, Go-quoted."""
-    quoted = ((key, value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for key, value in pairs.items())
+    quoted = (
+        (key, value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for key, value in pairs.items()
+    )
     return "\n".join(f'{key}="{value}"' for key, value in sorted(quoted))
 
 
@@ -107,7 +109,15 @@ def resource_value(pod: Pod, container: Container, ref: ResourceFieldSelector, a
     return str(int((amount / divisor).to_integral_value(rounding=ROUND_CEILING)))
 
 
-def _key_of(objects: Mapping[str, ConfigMap] | Mapping[str, Secret], what: str, namespace: str, name: str, key: str, *, optional: bool) -> str | None:
+def _key_of(
+    objects: Mapping[str, ConfigMap] | Mapping[str, Secret],
+    what: str,
+    namespace: str,
+    name: str,
+    key: str,
+    *,
+    optional: bool,
+) -> str | None:
     held = objects.get(f"{namespace}/{name}")
     if held is None:
         if optional:
@@ -156,7 +166,11 @@ def environment(pod: Pod, container: Container, around: Surroundings) -> dict[st
                 data = {k: base64.b64decode(v).decode("utf-8", "surrogateescape") for k, v in secret.data.items()}
             elif not source.secret_ref.optional:
                 raise ConfigError(f'secret "{source.secret_ref.name}" not found')
-        found |= {source.prefix + key: value for key, value in sorted(data.items()) if not _BAD_NAME.search(source.prefix + key)}
+        found |= {
+            source.prefix + key: value
+            for key, value in sorted(data.items())
+            if not _BAD_NAME.search(source.prefix + key)
+        }
     for variable in container.env:
         if variable.value_from is None:
             found[variable.name] = expand(variable.value, found)

@@ -35,7 +35,9 @@ class EventRecorder:
         self._sink = sink
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
-    def pod(self, pod: Pod, reason: str, message: str, *, warning: bool = False, container: str = "", init: bool = False) -> None:
+    def pod(
+        self, pod: Pod, reason: str, message: str, *, warning: bool = False, container: str = "", init: bool = False
+    ) -> None:
         """Something about a pod, or about one of its containers."""
         reference = {
             "kind": "Pod",

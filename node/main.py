@@ -125,14 +125,21 @@ def main() -> None:
 
 @main.command()
 @click.option("--name", required=True, help="The node's name.")
-@click.option("--server", "servers", multiple=True, required=True, help="HOST:PORT of a member's gRPC port; repeat for several.")
+@click.option(
+    "--server", "servers", multiple=True, required=True, help="HOST:PORT of a member's gRPC port; repeat for several."
+)
 @click.option("--token", default="", help="Join token; needed until the node has its certificate.")
 @click.option("--ca-hash", default="", help="sha256:… of the cluster's CA certificate; needed with --token.")
 @click.option("--data-dir", type=click.Path(path_type=Path), default=Path("/var/lib/steersman"), show_default=True)
 @click.option("--address", required=True, help="The address that other hosts reach this node at.")
 @click.option("--containerd", default="/run/containerd/containerd.sock", show_default=True)
 @click.option("--metrics-listen", default="127.0.0.1:9100", show_default=True)
-@click.option("--registry-mirror", "registry_mirrors", multiple=True, help="HOST[:PORT]=URL: pull that registry's images from URL.")
+@click.option(
+    "--registry-mirror",
+    "registry_mirrors",
+    multiple=True,
+    help="HOST[:PORT]=URL: pull that registry's images from URL.",
+)
 @click.option("--cgroup-parent", default="steersman", show_default=True, help="The cgroup below which pods run.")
 @click.option("--log-level", default="INFO", show_default=True)
 def run(
@@ -159,7 +166,9 @@ def run(
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(
-                _run(name, members, token, ca_hash, data_dir, address, containerd, metrics_listen, mirrors, cgroup_parent)
+                _run(
+                    name, members, token, ca_hash, data_dir, address, containerd, metrics_listen, mirrors, cgroup_parent
+                )
             )
     except JoinError as error:
         log.error("%s", error)  # noqa: TRY400 - the message says it all
@@ -184,7 +193,9 @@ async def _run(
     from node.runtime.containerd_runtime import ContainerdRuntime  # noqa: PLC0415
 
     clock, entropy = SystemClock(), SystemEntropy()
-    runtime = ContainerdRuntime(containerd, data_dir=data_dir / "runtime", mirrors=mirrors, cgroup_parent=cgroup_parent, clock=clock)
+    runtime = ContainerdRuntime(
+        containerd, data_dir=data_dir / "runtime", mirrors=mirrors, cgroup_parent=cgroup_parent, clock=clock
+    )
     resolver = parse_resolv_conf(_read("/etc/resolv.conf"))
     enrolment = Enrolment(IdentityFile(data_dir), clock, entropy)
     identity = await enrolment.enrol(name, members, token, ca_hash)

@@ -31,11 +31,20 @@ class NodeMetrics:
             registry=registry,
         )
         self.runtime_errors = Counter(
-            "steersman_node_runtime_errors_total", "Failed runtime operations.", ("operation", "reason"), registry=registry
+            "steersman_node_runtime_errors_total",
+            "Failed runtime operations.",
+            ("operation", "reason"),
+            registry=registry,
         )
-        self.pulls = Counter("steersman_node_image_pulls_total", "Image pulls by outcome.", ("outcome",), registry=registry)
-        self.pods = Gauge("steersman_node_pods", "Pods on this node by what the agent does with them.", ("state",), registry=registry)
-        self.restarts = Counter("steersman_node_container_restarts_total", "Container instances after the first.", registry=registry)
+        self.pulls = Counter(
+            "steersman_node_image_pulls_total", "Image pulls by outcome.", ("outcome",), registry=registry
+        )
+        self.pods = Gauge(
+            "steersman_node_pods", "Pods on this node by what the agent does with them.", ("state",), registry=registry
+        )
+        self.restarts = Counter(
+            "steersman_node_container_restarts_total", "Container instances after the first.", registry=registry
+        )
         self.probes = Counter(
             "steersman_node_probes_total", "Probes by kind and outcome.", ("kind", "outcome"), registry=registry
         )
@@ -47,7 +56,9 @@ class NodeMetrics:
             "steersman_node_heartbeat_seconds", "From sending a heartbeat to its acknowledgement.", registry=registry
         )
         self.reports = Counter("steersman_node_status_reports_total", "Pod statuses reported.", registry=registry)
-        self.fenced = Counter("steersman_node_fenced_pods_total", "Pods stopped because the lease was lost.", registry=registry)
+        self.fenced = Counter(
+            "steersman_node_fenced_pods_total", "Pods stopped because the lease was lost.", registry=registry
+        )
         self.proxy = Histogram(
             "steersman_node_network_sync_seconds",
             "Time to bring routes and Service rules in line with the API.",
@@ -85,7 +96,9 @@ class MetricsServer:
                 while (await reader.readline()).strip():
                     pass
             status, kind, body = await self._answer(request[1].decode("latin-1") if len(request) > 1 else "")
-            head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            head = (
+                f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
             writer.write(head.encode() + body)
             await writer.drain()
         except (OSError, TimeoutError, ValueError):

@@ -112,9 +112,24 @@ def allocatable(facts: HostFacts) -> dict[str, str]:
 
 def _conditions(facts: HostFacts, load: HostLoad, problem: str) -> list[Document]:
     pressure = {
-        "MemoryPressure": (load.memory_available < MEMORY_RESERVE, "HasInsufficientMemory", "HasSufficientMemory", "memory"),
-        "DiskPressure": (load.disk_available < facts.disk * DISK_RESERVE, "HasDiskPressure", "HasNoDiskPressure", "disk"),
-        "PIDPressure": (load.pids > load.pids_max * (1 - PIDS_RESERVE), "HasInsufficientPID", "HasSufficientPID", "PID"),
+        "MemoryPressure": (
+            load.memory_available < MEMORY_RESERVE,
+            "HasInsufficientMemory",
+            "HasSufficientMemory",
+            "memory",
+        ),
+        "DiskPressure": (
+            load.disk_available < facts.disk * DISK_RESERVE,
+            "HasDiskPressure",
+            "HasNoDiskPressure",
+            "disk",
+        ),
+        "PIDPressure": (
+            load.pids > load.pids_max * (1 - PIDS_RESERVE),
+            "HasInsufficientPID",
+            "HasSufficientPID",
+            "PID",
+        ),
     }
     texts = {
         "memory": ("kubelet has insufficient memory available", "kubelet has sufficient memory available"),
@@ -167,7 +182,10 @@ class NodeStatus:
             "capacity": self._cpu[0],
             "allocatable": self._cpu[1],
             "conditions": conditions,
-            "addresses": [{"type": "InternalIP", "address": self._address}, {"type": "Hostname", "address": self._name}],
+            "addresses": [
+                {"type": "InternalIP", "address": self._address},
+                {"type": "Hostname", "address": self._name},
+            ],
             "nodeInfo": {
                 "machineID": facts.machine_id,
                 "systemUUID": facts.system_uuid,

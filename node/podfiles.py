@@ -103,5 +103,7 @@ def resolv_conf(pod: Pod, dns_ip: str, cluster_domain: str, host: ResolverConfig
         lines.append("search " + " ".join(_unique(searches)[:MAX_SEARCH_PATHS]))
     lines += [f"nameserver {address}" for address in _unique(nameservers)[:MAX_NAMESERVERS]]
     if options:
-        lines.append("options " + " ".join(name if value is None else f"{name}:{value}" for name, value in options.items()))
+        lines.append(
+            "options " + " ".join(name if value is None else f"{name}:{value}" for name, value in options.items())
+        )
     return "\n".join(lines) + "\n"

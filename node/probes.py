@@ -90,7 +90,9 @@ async def check(probe: Probe, target: Target) -> Outcome:
             return await act(probe, target)
     except TimeoutError:
         if probe.exec is not None:
-            return Outcome(False, f'command timed out: "{" ".join(probe.exec.command)}" timed out after {probe.timeout_seconds}s')
+            return Outcome(
+                False, f'command timed out: "{" ".join(probe.exec.command)}" timed out after {probe.timeout_seconds}s'
+            )
         return Outcome(False, "context deadline exceeded (probe timed out while awaiting an answer)")
 
 
@@ -133,7 +135,9 @@ async def _tcp(host: str, port: int) -> Outcome:
 def _dial_error(host: str, port: int, error: OSError) -> str:
     text = error.strerror or str(error)
     known = next((words for words in ("refused", "timed out", "No route") if words in str(error)), "")
-    text = {"refused": "connection refused", "timed out": "i/o timeout", "No route": "no route to host"}.get(known, text)
+    text = {"refused": "connection refused", "timed out": "i/o timeout", "No route": "no route to host"}.get(
+        known, text
+    )
     return f"dial tcp {host}:{port}: connect: {text}"
 
 
@@ -176,7 +180,9 @@ async def _grpc(action: GRPCAction, address: str) -> Outcome:
 
     async with grpc.aio.insecure_channel(f"{address}:{action.port}") as channel:
         try:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=action.service))
+            answer = await health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service=action.service)
+            )
         except grpc.aio.AioRpcError as error:
             return Outcome(False, f"rpc error: {error.code().name}: {error.details()}")
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)

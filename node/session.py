@@ -24,7 +24,6 @@ import grpc.aio
 from node.metrics import NodeMetrics
 from steersman.clock import Clock, Entropy
 from steersman.errors import ApiError
-from steersman.transport import CHANNEL_OPTIONS
 from steersman.v1 import node_pb2, node_pb2_grpc
 
 log = logging.getLogger(__name__)

@@ -55,7 +55,9 @@ def choose_container(pod: Pod, name: str) -> str:
         wanted = pod.metadata.annotations.get(DEFAULT_CONTAINER, "")
         return wanted if wanted in every else every[0]
     if name not in every:
-        raise RefusedError(400, "BadRequest", f"container {name} is not valid for pod {pod.name} (it has {', '.join(every)})")
+        raise RefusedError(
+            400, "BadRequest", f"container {name} is not valid for pod {pod.name} (it has {', '.join(every)})"
+        )
     return name
 
 
@@ -66,13 +68,17 @@ def log_attempt(pod: Pod, name: str, state: ContainerLocal | None, *, previous: 
         RefusedError: there is none yet, or none before the present one.
     """
     if state is None:
-        raise RefusedError(400, "BadRequest", f'container "{name}" in pod "{pod.name}" is waiting to start: PodInitializing')
+        raise RefusedError(
+            400, "BadRequest", f'container "{name}" in pod "{pod.name}" is waiting to start: PodInitializing'
+        )
     if previous:
         wanted = state.last.container_id if state.last is not None else ""
     elif isinstance(state.state, Waiting):
         wanted = state.last.container_id if state.last is not None else ""
         if not wanted:
-            why = f"{state.state.reason}" + (f": {state.state.message}" if state.state.reason != "ContainerCreating" and state.state.message else "")
+            why = f"{state.state.reason}" + (
+                f": {state.state.message}" if state.state.reason != "ContainerCreating" and state.state.message else ""
+            )
             raise RefusedError(400, "BadRequest", f'container "{name}" in pod "{pod.name}" is waiting to start: {why}')
     else:
         wanted = state.container_id
@@ -227,7 +233,9 @@ class StreamServer:
         try:
             return parse_time(request.since_time) if request.since_time else None
         except ValueError as error:
-            raise RefusedError(400, "BadRequest", f"sinceTime {request.since_time!r} is not an RFC 3339 time") from error
+            raise RefusedError(
+                400, "BadRequest", f"sinceTime {request.since_time!r} is not an RFC 3339 time"
+            ) from error
 
     async def _send_lines(self, path: str, options: LogOptions, request: streams_pb2.LogsRequest, peer: _Peer) -> None:
         """Send lines as they come: many at once when there are many, each at once when someone follows."""

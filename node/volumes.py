@@ -111,12 +111,16 @@ def _projected(pod: Pod, source: dict[str, Any], around: Surroundings) -> Payloa
     files: Payload = {}
     for part in source.get("sources") or ():
         if "configMap" in part:
-            files |= _config_map(pod, ConfigMapVolumeSource.from_dict({"defaultMode": mode, **part["configMap"]}), around)
+            files |= _config_map(
+                pod, ConfigMapVolumeSource.from_dict({"defaultMode": mode, **part["configMap"]}), around
+            )
         elif "secret" in part:
             named = {**part["secret"], "secretName": part["secret"].get("name", "")}
             files |= _secret(pod, SecretVolumeSource.from_dict({"defaultMode": mode, **named}), around)
         elif "downwardAPI" in part:
-            files |= _downward(pod, DownwardAPIVolumeSource.from_dict({"defaultMode": mode, **part["downwardAPI"]}), around)
+            files |= _downward(
+                pod, DownwardAPIVolumeSource.from_dict({"defaultMode": mode, **part["downwardAPI"]}), around
+            )
         else:
             raise ConfigError(f"projected source {next(iter(part), 'of no kind')} is not served by this agent")
     return files
@@ -224,14 +228,20 @@ class Volumes:
                 else:
                     self._fill(pod, volume, around)
             except ConfigError as error:
-                raise VolumeError(volume.name, f'MountVolume.SetUp failed for volume "{volume.name}" : {error}') from error
+                raise VolumeError(
+                    volume.name, f'MountVolume.SetUp failed for volume "{volume.name}" : {error}'
+                ) from error
             except OSError as error:
-                raise VolumeError(volume.name, f'MountVolume.SetUp failed for volume "{volume.name}" : {error}') from error
+                raise VolumeError(
+                    volume.name, f'MountVolume.SetUp failed for volume "{volume.name}" : {error}'
+                ) from error
 
     def _fill(self, pod: Pod, volume: Volume, around: Surroundings) -> bool:
         files = payload(pod, volume, around)
         if files is None:
-            raise ConfigError("its source is not served by this agent (emptyDir, configMap, secret, downwardAPI, projected and hostPath are)")
+            raise ConfigError(
+                "its source is not served by this agent (emptyDir, configMap, secret, downwardAPI, projected and hostPath are)"
+            )
         directory = self.path(pod, volume)
         current = os.readlink(directory / DATA) if (directory / DATA).is_symlink() else ""
         version = str(int(current.removeprefix("..data-") or 0) + 1) if current.startswith("..data-") else "1"
@@ -262,7 +272,10 @@ class Volumes:
         for wanted in container.volume_mounts:
             volume = volumes.get(wanted.name)
             if volume is None:
-                raise VolumeError(wanted.name, f'container "{container.name}" mounts volume "{wanted.name}", which the pod does not have')
+                raise VolumeError(
+                    wanted.name,
+                    f'container "{container.name}" mounts volume "{wanted.name}", which the pod does not have',
+                )
             source = _sub_path(self.path(pod, volume), wanted, volume)
             api_backed = volume.empty_dir is None and volume.host_path is None
             found.append(Mount(str(source), wanted.mount_path, read_only=wanted.read_only or api_backed))
@@ -281,7 +294,9 @@ class Volumes:
 
 def _in_memory(volume: Volume) -> bool:
     projected = volume.projected is not None and any("secret" in part for part in volume.projected.get("sources") or ())
-    return volume.secret is not None or projected or (volume.empty_dir is not None and volume.empty_dir.medium == "Memory")
+    return (
+        volume.secret is not None or projected or (volume.empty_dir is not None and volume.empty_dir.medium == "Memory")
+    )
 
 
 def _tmpfs_options(volume: Volume) -> str:

@@ -162,7 +162,12 @@ class ContainerLife:
             await self._host.exits.remove(container.id)
         if isinstance(self.local.state, Running):
             now = rfc3339(self._host.clock.now())
-            lost = rt.Exit(137, "ContainerStatusUnknown", self._host.clock.now(), "The container could not be located when the pod was checked: the runtime or the host lost it")
+            lost = rt.Exit(
+                137,
+                "ContainerStatusUnknown",
+                self._host.clock.now(),
+                "The container could not be located when the pod was checked: the runtime or the host lost it",
+            )
             self._ended(self.local.container_id, lost, self.local.state.started_at or now, 0.0)
             if self.local.done:
                 raise Stopping
@@ -182,7 +187,11 @@ class ContainerLife:
         whole = backoff.restart_delay(self.local.crashes)
         where = f"container={self.spec.name} pod={pod.name}_{pod.namespace}({pod.uid})"
         self._waiting("CrashLoopBackOff", f"back-off {_duration(whole)} restarting failed {where}", urgent=True)
-        self._event("BackOff", f"Back-off restarting failed container {self.spec.name} in pod {pod.name}_{pod.namespace}({pod.uid})", warning=True)
+        self._event(
+            "BackOff",
+            f"Back-off restarting failed container {self.spec.name} in pod {pod.name}_{pod.namespace}({pod.uid})",
+            warning=True,
+        )
         ends_at = self._host.clock.monotonic() + delay
         while (left := ends_at - self._host.clock.monotonic()) > 0:
             await self.pod.pause(left)
@@ -300,7 +309,10 @@ class ContainerLife:
         variables = environment(pod, spec, around)
         command, args = command_line(spec, variables)
         key = self._key()
-        mounts = [*host.volumes.mounts(pod, spec), *self._own_files(key.attempt, {m.mount_path.rstrip('/') for m in spec.volume_mounts})]
+        mounts = [
+            *host.volumes.mounts(pod, spec),
+            *self._own_files(key.attempt, {m.mount_path.rstrip("/") for m in spec.volume_mounts}),
+        ]
         return rt.ContainerSpec(
             key=key,
             image=image,
@@ -373,7 +385,11 @@ class ContainerLife:
     async def _after_start(self, container: rt.Container, target: probes.Target, *, hooked: bool) -> None:
         """The hook after the start, then the probes."""
         lifecycle = self.spec.lifecycle
-        if lifecycle is not None and lifecycle.post_start is not None and not (hooked and self.local.started is not None):
+        if (
+            lifecycle is not None
+            and lifecycle.post_start is not None
+            and not (hooked and self.local.started is not None)
+        ):
             self.pod.changed()
             outcome = await _hook(lifecycle.post_start, target, self._host)
             if not outcome.ok:
@@ -475,7 +491,14 @@ class ContainerLife:
         now = rfc3339(self._host.clock.now())
         self.local.container_id = self._key().id
         self._settle(
-            Terminated(128, "StartError", finished_at=now, started_at=EPOCH, message=error.message[:MAX_TERMINATION_MESSAGE], container_id=self.local.container_id),
+            Terminated(
+                128,
+                "StartError",
+                finished_at=now,
+                started_at=EPOCH,
+                message=error.message[:MAX_TERMINATION_MESSAGE],
+                container_id=self.local.container_id,
+            ),
             0.0,
         )
 
@@ -483,7 +506,9 @@ class ContainerLife:
         local = self.local
         local.state = terminated
         local.done = not backoff.restarts(self._policy, terminated.exit_code)
-        local.ready = self.init and local.done and terminated.exit_code == 0  # an init container is ready when it succeeded
+        local.ready = (
+            self.init and local.done and terminated.exit_code == 0
+        )  # an init container is ready when it succeeded
         local.started = False
         local.crashes = backoff.crashes_after(local.crashes, ran)
         self._forget_old_logs()
@@ -518,9 +543,7 @@ class ContainerLife:
         self.pod.changed(urgent=urgent)
 
     def _event(self, reason: str, message: str, *, warning: bool = False) -> None:
-        self._host.events.pod(
-            self.pod.pod, reason, message, warning=warning, container=self.spec.name, init=self.init
-        )
+        self._host.events.pod(self.pod.pod, reason, message, warning=warning, container=self.spec.name, init=self.init)
 
 
 class _ProbeOutcomes:
@@ -611,7 +634,9 @@ def _log_tail(path: Path) -> bytes:
             lines = file.read().splitlines()[-MAX_LOG_LINES:]
     except OSError:
         return b""
-    texts: Sequence[bytes] = [parts[3] + (b"\n" if parts[2] == b"F" else b"") for line in lines if len(parts := line.split(b" ", 3)) == 4]
+    texts: Sequence[bytes] = [
+        parts[3] + (b"\n" if parts[2] == b"F" else b"") for line in lines if len(parts := line.split(b" ", 3)) == 4
+    ]
     return b"".join(texts)[-MAX_LOG_MESSAGE:]
 
 

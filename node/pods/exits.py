@@ -36,7 +36,11 @@ class ExitWatch:
                 self._note(event.container)
             else:
                 self.connected = event.connected
-                log.log(logging.INFO if event.connected else logging.WARNING, "the container runtime %s", "answers" if event.connected else "does not answer")
+                log.log(
+                    logging.INFO if event.connected else logging.WARNING,
+                    "the container runtime %s",
+                    "answers" if event.connected else "does not answer",
+                )
                 self.on_connection(event.connected)
 
     def _note(self, container: Container) -> None:

@@ -39,7 +39,13 @@ class Probing:
     """Runs the probes of one instance until closed. `age` is how many seconds ago the instance started."""
 
     def __init__(
-        self, spec: Container, local: ContainerLocal, target: probes.Target, host: PodHost, outcomes: Outcomes, age: float
+        self,
+        spec: Container,
+        local: ContainerLocal,
+        target: probes.Target,
+        host: PodHost,
+        outcomes: Outcomes,
+        age: float,
     ) -> None:
         self._spec = spec
         self._local = local

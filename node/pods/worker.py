@@ -21,6 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec import UNSET
+
 from node import podfiles
 from node.pods import backoff
 from node.pods.container import ContainerLife, Stopping
@@ -29,8 +31,6 @@ from node.pods.state import ContainerLocal, PodLocal, Running, Terminated, Waiti
 from node.runtime import interface as rt
 from node.status import pod_status, sidecar
 from node.volumes import VolumeError
-from msgspec import UNSET
-
 from steersman.clock import parse_time, rfc3339
 from steersman.types.core import Pod
 
@@ -188,10 +188,18 @@ class PodWorker:
     def _over(self) -> bool:
         """Whether a restarted agent finds the pod at its end."""
         states = self.local.containers.values()
-        return self.local.ended is not None or (bool(states) and all(state.done for state in states)) or self._init_failed()
+        return (
+            self.local.ended is not None
+            or (bool(states) and all(state.done for state in states))
+            or self._init_failed()
+        )
 
     def _init_failed(self) -> bool:
-        plain = [self.local.init[c.name] for c in self.pod.spec.init_containers if not sidecar(c) and c.name in self.local.init]
+        plain = [
+            self.local.init[c.name]
+            for c in self.pod.spec.init_containers
+            if not sidecar(c) and c.name in self.local.init
+        ]
         return any(state.done and not state.succeeded for state in plain)
 
     async def _deadline(self, seconds: int) -> None:
@@ -260,7 +268,9 @@ class PodWorker:
         """/etc/hostname, /etc/hosts, /etc/resolv.conf for the containers to mount."""
         pod, facts = self.pod, self.host.cluster
         directory = self.directory()
-        contents = {"resolv.conf": podfiles.resolv_conf(pod, facts.dns_ip, facts.cluster_domain, self.host.node.resolver)}
+        contents = {
+            "resolv.conf": podfiles.resolv_conf(pod, facts.dns_ip, facts.cluster_domain, self.host.node.resolver)
+        }
         if pod.spec.host_network:
             contents["hosts"] = Path("/etc/hosts").read_text(encoding="utf-8")
         else:
@@ -275,7 +285,9 @@ class PodWorker:
     async def _init_containers(self) -> None:
         """One after the other; a sidecar is only waited for until it has started."""
         for spec in self.pod.spec.init_containers:
-            local = self.local.init.setdefault(spec.name, ContainerLocal(spec.name, image=spec.image, state=Waiting("PodInitializing")))
+            local = self.local.init.setdefault(
+                spec.name, ContainerLocal(spec.name, image=spec.image, state=Waiting("PodInitializing"))
+            )
             if local.done and not sidecar(spec):
                 if local.succeeded:
                     continue
@@ -320,7 +332,11 @@ class PodWorker:
         """The containers first, then the sidecars in the reverse of their order."""
         init = {spec.name for spec in self.pod.spec.init_containers}
         plain = [life for name, life in self._lives.items() if name not in init or not sidecar(life.spec)]
-        beside = [self._lives[spec.name] for spec in reversed(self.pod.spec.init_containers) if sidecar(spec) and spec.name in self._lives]
+        beside = [
+            self._lives[spec.name]
+            for spec in reversed(self.pod.spec.init_containers)
+            if sidecar(spec) and spec.name in self._lives
+        ]
         until = self.host.clock.monotonic() + grace
         for group in (plain, *([life] for life in beside)):
             left = min(until, self._stop_until) - self.host.clock.monotonic()
@@ -361,9 +377,18 @@ class PodWorker:
         self.local.netns = ""
         host.addresses.release(uid)
         for state in self.local.every():
-            if isinstance(state.state, Running):  # its life never came to record the end: the agent was restarted meanwhile
+            if isinstance(
+                state.state, Running
+            ):  # its life never came to record the end: the agent was restarted meanwhile
                 now = rfc3339(host.clock.now())
-                state.state = Terminated(137, "ContainerStatusUnknown", now, state.state.started_at, "The container was removed with its pod", container_id=state.container_id)
+                state.state = Terminated(
+                    137,
+                    "ContainerStatusUnknown",
+                    now,
+                    state.state.started_at,
+                    "The container was removed with its pod",
+                    container_id=state.container_id,
+                )
             state.ready, state.started = state.ready and state.succeeded, False
 
     def remove_logs(self) -> None:
@@ -401,7 +426,10 @@ def _grace_of(pod: Pod) -> float:
 def _first_local(pod: Pod, now: str) -> PodLocal:
     """The state of a pod that is new here. A pod that ran before (its record was lost) goes on counting its restarts."""
     local = PodLocal(uid=pod.uid, namespace=pod.namespace, name=pod.name, start_time=pod.status.start_time or now)
-    for statuses, target in ((pod.status.init_container_statuses, local.init), (pod.status.container_statuses, local.containers)):
+    for statuses, target in (
+        (pod.status.init_container_statuses, local.init),
+        (pod.status.container_statuses, local.containers),
+    ):
         for status in statuses:
             if status.restart_count or status.container_id is not UNSET:
                 restarts = status.restart_count + 1
