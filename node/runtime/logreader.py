@@ -47,6 +47,11 @@ class Joiner:
             return self._join(part.stream)
         return None
 
+    @property
+    def unfinished(self) -> int:
+        """How many streams are in the middle of a line."""
+        return len(self._parts)
+
     def flush(self) -> list[LogLine]:
         """What the output ended in the middle of."""
         return [self._join(stream) for stream in list(self._parts)]
@@ -138,6 +143,7 @@ class _Follower:
         parts = last_parts(self._path, count, end) if count > 0 else []
         self._file.seek(end)
         lines = [line for part in parts if (line := self._joiner.feed(part)) is not None]
+        count -= self._joiner.unfinished  # they come at the end, as lines of their own
         return lines[-count:] if count > 0 else []
 
     def rest(self) -> list[LogLine]:

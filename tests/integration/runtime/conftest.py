@@ -206,9 +206,11 @@ async def bench(containerd, registry):
     try:
         yield bench
     finally:
-        for container in await bench.runtime.containers():
-            await bench.runtime.remove(container.id)
-        for pod_uid in bench.sandboxes:
-            await bench.runtime.remove_sandbox(pod_uid)
-        await bench.runtime.close()
-        Cgroups().remove(cgroup)
+        try:
+            for container in await bench.runtime.containers():
+                await bench.runtime.remove(container.id)
+            for pod_uid in bench.sandboxes:
+                await bench.runtime.remove_sandbox(pod_uid)
+        finally:
+            await bench.runtime.close()
+            Cgroups().remove(cgroup)
