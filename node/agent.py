@@ -17,7 +17,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,7 +78,7 @@ class AgentConfig:
     name: str
     address: str
     data_dir: Path
-    resolver: ResolverConfig = ResolverConfig()  # noqa: RUF009 - immutable
+    resolver: ResolverConfig = field(default_factory=ResolverConfig)
 
 
 class Agent:

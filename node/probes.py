@@ -175,8 +175,8 @@ async def _http(action: HTTPGetAction, target: Target) -> Outcome:
 
 
 async def _grpc(action: GRPCAction, address: str) -> Outcome:
-    import grpc.aio  # imported where it is used: most pods have no such probe
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
+    import grpc.aio  # noqa: PLC0415 - most pods have no such probe
+    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
 
     async with grpc.aio.insecure_channel(f"{address}:{action.port}") as channel:
         try:

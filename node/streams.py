@@ -110,7 +110,8 @@ class _Peer:
         await self._call.write(frame)
 
     async def receive(self) -> Frame:
-        return await self._frames.get()
+        frame: Frame = await self._frames.get()
+        return frame
 
     async def finish(self) -> None:
         """Nothing more will be sent; wait until the other side has taken everything."""
@@ -180,7 +181,7 @@ class StreamServer:
     # --- exec ---
 
     async def _exec(self, start: streams_pb2.ExecStart, peer: _Peer) -> None:
-        pod, name, state = self._find(start.namespace, start.pod, start.container)
+        _, name, state = self._find(start.namespace, start.pod, start.container)
         if state is None or not isinstance(state.state, Running):
             raise RefusedError(500, "InternalError", f'container not found ("{name}"): it is not running')
         if not start.command:

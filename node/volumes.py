@@ -160,7 +160,7 @@ def write_payload(directory: Path, files: Payload, version: str, group: int | No
         path.chmod(_mode(file, group))
         if group is not None:
             os.chown(path, -1, group)
-    old = os.readlink(directory / DATA) if (directory / DATA).is_symlink() else ""
+    old = str((directory / DATA).readlink()) if (directory / DATA).is_symlink() else ""
     with suppress(FileNotFoundError):
         (directory / DATA_NEW).unlink()
     (directory / DATA_NEW).symlink_to(data.name)
@@ -243,7 +243,7 @@ class Volumes:
                 "its source is not served by this agent (emptyDir, configMap, secret, downwardAPI, projected and hostPath are)"
             )
         directory = self.path(pod, volume)
-        current = os.readlink(directory / DATA) if (directory / DATA).is_symlink() else ""
+        current = str((directory / DATA).readlink()) if (directory / DATA).is_symlink() else ""
         version = str(int(current.removeprefix("..data-") or 0) + 1) if current.startswith("..data-") else "1"
         return write_payload(directory, files, f"data-{version}", _group(pod))
 

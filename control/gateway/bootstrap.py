@@ -23,7 +23,7 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 MAX_NAME = 64 - len(NODE_PREFIX)  # an X.509 common name holds 64 characters
 
 
-class Bootstrap(node_pb2_grpc.NodeBootstrapServicer):  # type: ignore[misc]
+class Bootstrap(node_pb2_grpc.NodeBootstrapServicer):
     """Serves `NodeBootstrap` on its own port, without client certificates.
 
     Tokens are counted in the log, so a member that does not lead refuses with Unavailable and the agent asks the next.

@@ -183,13 +183,13 @@ class Gateway:
         return streams_pb2_grpc.StreamsStub(channel)
 
 
-class _NodeGateway(node_pb2_grpc.NodeGatewayServicer):  # type: ignore[misc]
+class _NodeGateway(node_pb2_grpc.NodeGatewayServicer):
     """The agents' service."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def Session(self, _requests: Any, context: Any) -> None:  # noqa: N802
+    async def Session(self, _requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         try:
             node = self._gateway.node(context)
             await self._gateway.term().sessions.serve(node, context)
@@ -197,7 +197,7 @@ class _NodeGateway(node_pb2_grpc.NodeGatewayServicer):  # type: ignore[misc]
             leader = self._gateway.leader if error.reason == "ServiceUnavailable" else ""
             await refuse(context, error, leader)
 
-    async def Stream(self, _requests: Any, context: Any) -> None:  # noqa: N802
+    async def Stream(self, _requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         try:
             node = self._gateway.node(context)
             await self._gateway.term().bridges.serve_agent(node, context)
@@ -211,13 +211,13 @@ class _NodeGateway(node_pb2_grpc.NodeGatewayServicer):  # type: ignore[misc]
             await refuse(context, error)
 
 
-class _Streams(streams_pb2_grpc.StreamsServicer):  # type: ignore[misc]
+class _Streams(streams_pb2_grpc.StreamsServicer):
     """The clients' service: served here when this member leads, else carried to the leader."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def Logs(self, request: streams_pb2.LogsRequest, context: Any) -> None:  # noqa: N802
+    async def Logs(self, request: streams_pb2.LogsRequest, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         try:
             caller = self._gateway.caller(context)
             self._gateway.authorize(caller, "get", request.namespace, request.pod, "log")
@@ -229,7 +229,7 @@ class _Streams(streams_pb2_grpc.StreamsServicer):  # type: ignore[misc]
         except ApiError as error:
             await refuse(context, error)
 
-    async def Exec(self, _requests: Any, context: Any) -> None:  # noqa: N802
+    async def Exec(self, _requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         try:
             caller = self._gateway.caller(context)
             first = await context.read()
@@ -237,7 +237,7 @@ class _Streams(streams_pb2_grpc.StreamsServicer):  # type: ignore[misc]
                 raise ApiError("BadRequest", "the first frame of Exec holds `exec`")
             self._gateway.authorize(caller, "create", first.exec.namespace, first.exec.pod, "exec")
             if self._gateway.leading:
-                await self._gateway.term().bridges.exec_started(first, context)
+                await self._gateway.term().bridges.exec(first, context)
                 return
             call = self._gateway.leader_streams().Exec(metadata=forwarded_metadata(caller))
             feeding = asyncio.create_task(_carry(first, context, call))

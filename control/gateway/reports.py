@@ -30,13 +30,12 @@ log = logging.getLogger(__name__)
 WINDOW_S = 0.005  # how long the first report of a batch waits for others
 MAX_WRITES = 500  # in one batch; the API takes 1,000
 ATTEMPTS = 5  # at building a status on an object that others change meanwhile
-CATCH_UP_S = 1.0  # how long to wait for the cache to show the newer object
 NODE_CONDITIONS = frozenset({"Ready", "MemoryPressure", "DiskPressure", "PIDPressure"})  # the agent's
 
 Write = pb.CreateRequest | pb.UpdateRequest | pb.DeleteRequest
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Intent:
     """One write of one report: `build` makes it from the newest state, or raises ApiError when it is pointless."""
 
@@ -122,27 +121,11 @@ class StatusWriter:
             for intent in written:
                 self._done(intent, error=error)
             return
-        again = []
+        again = [i for i, result in zip(written, results, strict=True) if _repeat(i, result.error)]
         for intent, result in zip(written, results, strict=True):
-            error = result.error
-            if error is not None and error.reason == "Conflict" and intent.attempts < ATTEMPTS:
-                intent.attempts += 1
-                again.append(intent)
-            elif error is not None and error.reason == "AlreadyExists" and isinstance(intent.build, _EventWrite):
-                intent.build.exists = True
-                again.append(intent)
-            elif (
-                error is not None
-                and error.reason == "NotFound"
-                and isinstance(intent.build, _EventWrite)
-                and intent.build.exists
-                and intent.attempts < ATTEMPTS
-            ):
-                intent.attempts += 1
-                intent.build.exists = False
-                again.append(intent)
-            else:
-                self._done(intent, error=error, revision=result.object.revision if result.object is not None else 0)
+            if intent not in again:
+                revision = result.object.revision if result.object is not None else 0
+                self._done(intent, error=result.error, revision=revision)
         if again:
             self._waiting[:0] = again
             self._ready.set()
@@ -228,6 +211,19 @@ class StatusWriter:
 
     def _event(self, node: str, document: bytes) -> _EventWrite:
         return _EventWrite(self._client, node, document)
+
+
+def _repeat(intent: _Intent, problem: ApiError | None) -> bool:
+    """Whether a refused write is to be built again on the newer state."""
+    if problem is None or intent.attempts >= ATTEMPTS:
+        return False
+    intent.attempts += 1
+    if problem.reason == "Conflict":
+        return True
+    if isinstance(intent.build, _EventWrite) and problem.reason in ("AlreadyExists", "NotFound"):
+        intent.build.exists = problem.reason == "AlreadyExists"
+        return True
+    return False
 
 
 class _EventWrite:

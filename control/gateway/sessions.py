@@ -91,7 +91,7 @@ class Sessions:
         return self._sessions.get(node)
 
     def end_all(self, problem: ApiError) -> None:
-        """This member leads no more."""
+        """The member leads no more."""
         for session in self._sessions.values():
             session.end(problem)
 

@@ -120,14 +120,7 @@ class Bridges:
         finally:
             self.close(stream_id)
 
-    async def exec(self, context: Any) -> None:
-        """Serve a client's Exec call, whose first frame was not read yet. Raises ApiError."""
-        first = await context.read()
-        if first is grpc.aio.EOF or first.WhichOneof("frame") != "exec":
-            raise bad_request("the first frame of Exec holds `exec`")
-        await self.exec_started(first, context)
-
-    async def exec_started(self, first: Frame, context: Any) -> None:
+    async def exec(self, first: Frame, context: Any) -> None:
         """Serve a client's Exec call from its first frame on. Raises ApiError."""
         start = first.exec
         if not start.command:

@@ -471,7 +471,6 @@ class ContainerLife:
 
     def _ended(self, container_id: str, ended: rt.Exit, started_at: str, ran: float) -> None:
         """Record how an instance ended, and whether another will follow."""
-        local = self.local
         self.running.clear()
         message = self._termination_message(ended)
         terminated = Terminated(

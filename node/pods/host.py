@@ -50,7 +50,7 @@ class NodeFacts:
     memory_bytes: int
     allocatable: Mapping[str, str]
     logs_root: Path
-    resolver: ResolverConfig = ResolverConfig()
+    resolver: ResolverConfig = field(default_factory=ResolverConfig)
 
 
 @dataclass(slots=True)
