@@ -170,7 +170,7 @@ class DnsServer:
             limit = min(max(int(edns.rclass), PLAIN_LIMIT), EDNS_LIMIT) if edns else PLAIN_LIMIT
         if edns:
             reply.add_ar(EDNS0(udp_len=EDNS_LIMIT))
-        packed: bytes = reply.pack()
+        packed = reply.pack()
         if len(packed) > limit and answer.additional:  # a help that the client can do without
             reply.ar = [extra for extra in reply.ar if extra.rtype == QTYPE.OPT]
             packed = reply.pack()
@@ -178,7 +178,7 @@ class DnsServer:
             reply.rr, reply.auth, reply.ar = [], [], [extra for extra in reply.ar if extra.rtype == QTYPE.OPT]
             reply.header.tc = 1
             packed = reply.pack()
-        return packed
+        return bytes(packed)
 
     # --- transports ------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -44,6 +45,8 @@ from net.plan import (
     mac_of,
     pod_link,
 )
+
+logging.getLogger("pyroute2").setLevel(logging.INFO)  # its debug lines hold every message whole
 
 OWN_LINKS = (BRIDGE, TUNNEL)
 IFF_UP = 0x1
@@ -296,13 +299,13 @@ class HostLinks:
                     "vxlan_port": VXLAN_PORT,
                     "vxlan_learning": False,
                 }
-            self._route.link("add", ifname=item.name, kind=item.kind, address=item.mac, mtu=item.mtu, **options)
+            self._route.link("add", ifname=item.name, kind=item.kind, address=item.mac, **options)
             _write_sysctl(f"ipv6/conf/{item.name}/disable_ipv6", "1", needed=False)
             link = self._get(item.name)
         index = self._index[item.name] = link["index"]
         if link.get_attr("IFLA_ADDRESS") != item.mac:  # setting the same would flush the link's neighbours
             self._route.link("set", index=index, address=item.mac)
-        if link.get_attr("IFLA_MTU") != item.mtu:
+        if link.get_attr("IFLA_MTU") != item.mtu:  # not at birth: a bridge keeps only an MTU that was set later
             self._route.link("set", index=index, mtu=item.mtu)
         self._route.link("set", index=index, state="up" if item.up else "down")
 

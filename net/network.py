@@ -7,7 +7,7 @@ should be, and put right.
 
 Failure: a step that the kernel refuses raises NetworkError to whoever asked and is tried again by the next sync or
 rescan. After a restart of the agent `start` finds what the last run left and keeps what fits; links of pods stay as they
-are until `retain` has said which pods are alive.
+are until `retain` has said which pods are alive, routes and rules until the first view has come.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from net.plan import (
     BRIDGE,
     BRIDGE_ROLE,
     POD_ROLE,
+    TUNNEL,
     Difference,
     Item,
     Items,
@@ -77,6 +78,7 @@ class PodNetwork:
         self._services = ServiceTable()
         self._rules_doubtful = False
         self._view = NetworkView()
+        self._informed = False  # whether a view was ever given
         self._zone = Zone(host.cluster_domain, host.service_cidr, host.cluster_cidr)
         self._life = asyncio.Lock()  # start, stop
         self._syncing = asyncio.Lock()
@@ -108,12 +110,14 @@ class PodNetwork:
             try:
                 await running.open(self.host, pod_cidr)
                 self._running = running
-                await self._look_at_links()
                 async with self._syncing:
                     changed = self._take_in(self._view)
                     self._services.apply(self._rules_for(changed | set(self._topology.services)))
                     self._rules_doubtful = True
-                    await self._commit(())
+                await self._look_at_links()
+                async with self._syncing:
+                    if self._informed or not await running.rules_thread.run(running.keeper.exists):
+                        await self._commit(())
                 await running.watch(self)
                 if self.host.dns_ip:
                     running.dns = DnsServer(self.host.dns_ip, self._zone, self.host.upstream_dns, self._clock)
@@ -242,7 +246,7 @@ class PodNetwork:
         Raises:
             NetworkError: the kernel refused; the next sync tries again.
         """
-        self._view = view
+        self._view, self._informed = view, True
         if self._running is None:
             return
         async with self._syncing:
@@ -303,7 +307,7 @@ class PodNetwork:
                 self._rules_doubtful = True
         if self._rules_doubtful:
             try:
-                await running.rules_thread.run(running.keeper.ensure, self._services)
+                await running.rules_thread.run(running.keeper.ensure, self._services, trusting=False)
             except NftError:
                 metrics.SYNC_FAILURES.inc()
                 raise
@@ -358,13 +362,17 @@ class PodNetwork:
         return found
 
     def _ours(self, change: Difference) -> Difference:
-        """Without what is no business of this run: before `retain`, links of pods that it does not know yet."""
+        """Without the removal of what an earlier run made and this one cannot judge yet.
+
+        Before `retain`, pods' links; before the first view, ways to other nodes.
+        """
         waiting = self._retained is None or any(name not in self._attachments for name in self._retained)
         removed = tuple(
             item
             for item in change.remove
             if not (isinstance(item, Port) and self._may_be_owned(item))
             and not (isinstance(item, Neighbour) and item.link == BRIDGE and waiting)
+            and not (item.link == TUNNEL and not isinstance(item, Link) and not self._informed)
         )
         return Difference(removed, change.add)
 
@@ -380,6 +388,8 @@ class PodNetwork:
 
     async def _look_at_rules(self) -> int:
         running = self._the_running()
+        if not self._informed:
+            return 0
         async with self._syncing:
             repaired = await running.rules_thread.run(running.keeper.ensure, self._services)
         if repaired:

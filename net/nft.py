@@ -8,7 +8,8 @@ and refuses what is sent to a ClusterIP that no chain serves:
     output        the host's own packets -> dispatch
     postrouting   masquerade: a pod that reached itself through a Service (`hairpin`: the answer must not short-cut
                   inside the pod); clients from outside the cluster (the answer must pass this host's NAT, unless the
-                  packet is marked to keep its source); pods that talk to anything that is no pod
+                  packet is marked to keep its source); pods that talk to anything that is no pod. What goes on to a
+                  pod gets the bridge's address, which every node routes to this one by the tunnel it came by
     refuse        forward, host-output: TCP reset or ICMP port-unreachable
 
 A transaction is all or nothing. The kernel counts transactions in its generation number; when it has counted more than
@@ -26,6 +27,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from net.ipam import gateway
 from net.links import NetworkError
 from net.plan import BRIDGE
 from net.service import KEEP_SOURCE_MARK, TABLE, Claim, Rule, ServiceTable, fingerprint
@@ -54,6 +56,7 @@ class FixedChain:
 def fixed_chains(host: HostNetwork, pod_cidr: str) -> dict[str, FixedChain]:
     """The fixed part, by chain name, in an order in which each chain follows those it jumps to."""
     to_service = f"ip daddr {host.service_cidr}" + (f" ip daddr != {host.dns_ip}" if host.dns_ip else "")
+    cluster, bridge = host.cluster_cidr, gateway(pod_cidr)
     refused = "ip daddr . meta l4proto . th dport @refused"
     return {
         "dispatch": FixedChain(
@@ -79,10 +82,11 @@ def fixed_chains(host: HostNetwork, pod_cidr: str) -> dict[str, FixedChain]:
         "postrouting": FixedChain(
             "type nat hook postrouting priority 100;",
             (
-                "ct status dnat ip saddr . ip daddr @hairpin masquerade fully-random",
+                f"ct status dnat ip saddr . ip daddr @hairpin snat to {bridge} fully-random",
                 f"ct status dnat meta mark & {KEEP_SOURCE_MARK:#x} == {KEEP_SOURCE_MARK:#x} accept",
-                f"ct status dnat ip saddr != {host.cluster_cidr} masquerade fully-random",
-                f'ip saddr {pod_cidr} ip daddr != {host.cluster_cidr} oifname != "{BRIDGE}" masquerade fully-random',
+                f"ct status dnat ip saddr != {cluster} ip daddr {cluster} snat to {bridge} fully-random",
+                f"ct status dnat ip saddr != {cluster} masquerade fully-random",
+                f'ip saddr {pod_cidr} ip daddr != {cluster} oifname != "{BRIDGE}" masquerade fully-random',
             ),
         ),
     }
@@ -269,14 +273,14 @@ class TableKeeper:
         if after == self._generation + 1:
             self._generation = after
 
-    def ensure(self, services: ServiceTable) -> bool:
-        """Compare if anyone but us wrote, and rebuild the table if it differs; whether it did.
+    def ensure(self, services: ServiceTable, *, trusting: bool = True) -> bool:
+        """Compare if anyone but us wrote (or always, when not `trusting`), and rebuild what differs; whether it did.
 
         Raises:
             NftError: the rebuilding was refused.
         """
         generation = self._nft.generation()
-        if generation == self._generation:
+        if trusting and generation == self._generation:
             return False
         differs = content_of(self._nft.list_table()) != expected_content(self._host, self._pod_cidr, services)
         if differs:
@@ -286,14 +290,9 @@ class TableKeeper:
             self._generation = generation
         return differs
 
-    def rebuild(self, services: ServiceTable) -> None:
-        """Replace the table.
-
-        Raises:
-            NftError: it was refused.
-        """
-        self._nft.run(rebuild_commands(self._host, self._pod_cidr, services))
-        self._generation = -1
+    def exists(self) -> bool:
+        """Whether there is a table, whatever is in it."""
+        return bool(self._nft.list_table())
 
     def remove(self) -> None:
         """Delete the table."""
