@@ -25,8 +25,8 @@ def admit(request: Request, _view: View) -> ApiError | None:
         return forbidden(
             "pods",
             request.name,
-            f"the integer value of priority ({spec['priority']}) must not be provided in pod spec; "
-            f"priority admission controller computed {value} from the given PriorityClass name",
+            f"spec.priority is {spec['priority']}, but {f'class {name}' if name else 'a pod without a priority class'} has "
+            f"{value}: leave priority out and name a priorityClassName",
         )
     spec["priority"] = value
     spec.setdefault("preemptionPolicy", "PreemptLowerPriority")

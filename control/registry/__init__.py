@@ -14,7 +14,7 @@ The way of a write through the registry (the API handlers call these in this ord
     key = resource.key(namespace, name)
 
     document, warnings = resource.decode(data, mode)                 # when the kind is known (an update's body)
-    document, warnings = apply_patch(resource, current, patch, format, mode)     # format: "json", "merge", "strategic"
+    document, warnings = apply_patch(resource, current, patch, form, mode)     # form: "json", "merge", "strategic"
     manifest, warnings = parse(data, mode)
     document, warnings = three_way_apply(resource, current | None, manifest, mode)
     warnings = prepare_update(resource, document, old, context, subresource="")  # "", "status", "finalize"

@@ -125,7 +125,7 @@ def _node_row(document: Document, now: dt.datetime) -> list[Any]:
     info = status.get("nodeInfo", {})
     addresses: dict[str, str] = {}
     for address in status.get("addresses", ()):
-        addresses.setdefault(address["type"], address["address"])
+        addresses.setdefault(address.get("type", ""), address.get("address", ""))
     return [
         document["metadata"]["name"],
         node_status_text(document),

@@ -26,8 +26,8 @@ def apply_patch(
     resource: Resource,
     current: Mapping[str, Any],
     patch: bytes,
-    format: str,
-    mode: str = STRICT,  # noqa: A002
+    form: str,
+    mode: str = STRICT,
 ) -> tuple[Document, list[str]]:
     """Apply a patch to an object; answer the changed document, ready for `prepare_update`, and the warnings.
 
@@ -37,18 +37,18 @@ def apply_patch(
     """
     value, warnings = codec.parse_value(patch, mode)
     document = codec.copy(dict(current))
-    match format:
+    match form:
         case "json":
             result = patches.json_patch(document, value)
         case "merge" | "strategic":
             if not isinstance(value, dict):
-                raise bad_request(f"a {format} patch is a JSON object")
-            if format == MERGE:
+                raise bad_request(f"a {form} patch is a JSON object")
+            if form == MERGE:
                 result = patches.merge_patch(document, value)
             else:
                 result = strategic.merge(resource.node, document, value)
         case _:
-            raise bad_request(f"patch format {format!r} is unknown: use {JSON}, {MERGE} or {STRATEGIC}")
+            raise bad_request(f"patch format {form!r} is unknown: use {JSON}, {MERGE} or {STRATEGIC}")
     if not isinstance(result, dict):
         raise bad_request("the patch makes something of the object that is no object")
     result["apiVersion"], result["kind"] = resource.api_version, resource.kind

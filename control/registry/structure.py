@@ -12,7 +12,6 @@ the walk is taken once per change of a document, if at all.
 from __future__ import annotations
 
 import base64
-import binascii
 import datetime as dt
 from typing import Any
 
@@ -131,7 +130,7 @@ def _scalar(node: Node, value: Any, path: str) -> Any:
         case "bytes" if isinstance(value, str):
             try:
                 return base64.b64encode(base64.b64decode("".join(value.split()), validate=True)).decode()
-            except binascii.Error as error:
+            except ValueError as error:
                 raise MisfitError(f"illegal base64 data at {path}: {error}") from None
         case "quantity" if isinstance(value, str | int | float) and not isinstance(value, bool):
             try:

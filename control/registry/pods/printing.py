@@ -67,7 +67,7 @@ def _summarize_init(summary: Summary, statuses: Any, sidecars: set[str], total: 
         terminated, waiting = state.get("terminated"), state.get("waiting")
         if terminated is not None and terminated.get("exitCode") == 0:
             continue
-        if status["name"] in sidecars and status.get("started"):
+        if status.get("name") in sidecars and status.get("started"):
             summary.ready += bool(status.get("ready"))
             continue
         if terminated is not None:
@@ -84,7 +84,7 @@ def _summarize_main(summary: Summary, status: Mapping[str, Any], sidecars: set[s
     # Once the main containers' turn has come, restarts of plain init containers are history.
     summary.restarts, summary.last_restart = 0, ""
     for init in status.get("initContainerStatuses", ()):
-        if init["name"] in sidecars:
+        if init.get("name") in sidecars:
             _count_restarts(summary, init)
     running = False
     for container in reversed(status.get("containerStatuses", ())):
