@@ -53,7 +53,7 @@ LEASE_SAVE_PERIOD_S = 1.0  # how stale the lease on disk may be; stale means fen
 CLEANUP_PERIOD_S = 60.0  # between looks for what belongs to nobody
 NETWORK_RETRY_S = 1.0
 FENCE_PERIOD_S = 0.5  # between looks at the lease while no fence is near: what a pod that just came may be fenced late
-STARTS_PER_CORE = 1.0  # runc and the kernel keep a core busy for each start; more only makes all of them slower
+SPARE_STARTS = 2  # pods being set up beyond one per core: they fill the waits of the others; the runtime bounds runc itself
 CONCURRENT_PULLS = 4  # mostly waiting for the registry and unpacking
 
 
@@ -127,7 +127,6 @@ class Agent:
         self._streams = StreamServer(runtime, self._find, logs_root, clock)
         self._status: NodeStatus | None = None
         self._images: list[Image] = []
-        cores = max(2, int(self._facts.cpus * STARTS_PER_CORE))
         self._host = PodHost(
             node=NodeFacts(
                 config.name,
@@ -149,7 +148,7 @@ class Agent:
             metrics=self.metrics,
             clock=clock,
             report=self.reporter.changed,
-            starts=asyncio.Semaphore(cores),
+            starts=asyncio.Semaphore(self._facts.cpus + SPARE_STARTS),
             pulls=asyncio.Semaphore(CONCURRENT_PULLS),
             sleep=sleep,
         )
@@ -419,14 +418,12 @@ class Agent:
                 endpoint_slices=dict(objects["EndpointSlice"]),
                 namespaces=list(objects["Namespace"]),
             )
-            began = self._clock.monotonic()
             try:
                 await self._network.sync(view)
             except Exception:
                 log.exception("the pod network could not follow; trying again")
                 await self._sleep(NETWORK_RETRY_S)
                 self._network_changed.set()
-            self.metrics.proxy.observe(self._clock.monotonic() - began)
 
     # --- the node ---
 

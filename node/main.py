@@ -21,6 +21,7 @@ from node.checkpoint import NetworkRecord
 from node.credentials import Identity, IdentityFile, JoinError
 from node.metrics import MetricsServer
 from node.podfiles import parse_resolv_conf
+from node.runtime.containers import ContainerdRuntime
 from steersman import logs
 from steersman.clock import Clock, Entropy, SystemClock, SystemEntropy
 from steersman.transport import CHANNEL_OPTIONS
@@ -98,14 +99,14 @@ class Enrolment:
                 log.info("the node's certificate was renewed")
 
 
-def _mirrors(pairs: Sequence[str]) -> dict[str, list[str]]:
-    """`HOST[:PORT]=URL` flags as registry -> endpoints, in their order."""
-    found: dict[str, list[str]] = {}
+def _mirrors(pairs: Sequence[str]) -> dict[str, str]:
+    """`HOST[:PORT]=URL` flags as registry -> endpoint."""
+    found: dict[str, str] = {}
     for pair in pairs:
         registry, separator, url = pair.partition("=")
         if not separator or not url.startswith(("http://", "https://")):
             raise click.BadParameter(f"{pair!r} is not HOST[:PORT]=http(s)://…", param_hint="--registry-mirror")
-        found.setdefault(registry, []).append(url)
+        found[registry] = url
     return found
 
 
@@ -187,14 +188,12 @@ async def _run(
     address: str,
     containerd: str,
     metrics_listen: str,
-    mirrors: dict[str, list[str]],
+    mirrors: dict[str, str],
     cgroup_parent: str,
 ) -> None:
-    from node.runtime.containerd_runtime import ContainerdRuntime  # noqa: PLC0415
-
     clock, entropy = SystemClock(), SystemEntropy()
     runtime = ContainerdRuntime(
-        containerd, data_dir=data_dir / "runtime", mirrors=mirrors, cgroup_parent=cgroup_parent, clock=clock
+        containerd, data_dir / "runtime", cgroup_parent=cgroup_parent, mirrors=mirrors, clock=clock, entropy=entropy
     )
     resolver = parse_resolv_conf(_read("/etc/resolv.conf"))
     enrolment = Enrolment(IdentityFile(data_dir), clock, entropy)

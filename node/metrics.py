@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 START_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
@@ -15,25 +15,11 @@ class NodeMetrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
         self.phase = Histogram(
             "steersman_node_pod_start_phase_seconds",
             "How long each part of a pod's start took: sandbox, network, volumes, pull, start, total (assigned to all containers running).",
             ("phase",),
             buckets=START_BUCKETS,
-            registry=registry,
-        )
-        self.runtime = Histogram(
-            "steersman_node_runtime_operation_seconds",
-            "Latency of the container runtime by operation.",
-            ("operation",),
-            buckets=START_BUCKETS,
-            registry=registry,
-        )
-        self.runtime_errors = Counter(
-            "steersman_node_runtime_errors_total",
-            "Failed runtime operations.",
-            ("operation", "reason"),
             registry=registry,
         )
         self.pulls = Counter(
@@ -58,12 +44,6 @@ class NodeMetrics:
         self.reports = Counter("steersman_node_status_reports_total", "Pod statuses reported.", registry=registry)
         self.fenced = Counter(
             "steersman_node_fenced_pods_total", "Pods stopped because the lease was lost.", registry=registry
-        )
-        self.proxy = Histogram(
-            "steersman_node_network_sync_seconds",
-            "Time to bring routes and Service rules in line with the API.",
-            buckets=START_BUCKETS,
-            registry=registry,
         )
 
 
@@ -106,22 +86,18 @@ class MetricsServer:
         finally:
             writer.close()
 
+    def _render(self) -> bytes:
+        """The agent's own, and those of the runtime, the network and the process, which live in the default registry."""
+        return generate_latest(self._metrics.registry) + generate_latest(REGISTRY)
+
     async def _answer(self, path: str) -> tuple[str, str, bytes]:
         plain = "text/plain; charset=utf-8"
         match path.partition("?")[0]:
             case "/metrics":
-                body = await asyncio.to_thread(generate_latest, self._metrics.registry)
+                body = await asyncio.to_thread(self._render)
                 return "200 OK", "text/plain; version=0.0.4; charset=utf-8", body
             case "/healthz":
                 problem = self._healthy()
                 return ("503 Service Unavailable" if problem else "200 OK"), plain, f"{problem or 'ok'}\n".encode()
         return "404 Not Found", plain, b"there are /metrics and /healthz\n"
 
-
-async def timed(histogram: Histogram, clock: Callable[[], float], work: Awaitable[object], *labels: str) -> object:
-    """Await `work` and observe how long it took."""
-    began = clock()
-    try:
-        return await work
-    finally:
-        (histogram.labels(*labels) if labels else histogram).observe(clock() - began)

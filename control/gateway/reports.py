@@ -17,11 +17,11 @@ from typing import Any
 
 import msgspec
 
-from control.gateway.documents import NodeDocument, PodDocument
+from control.gateway.documents import AGENT_CONDITIONS, NodeDocument, PodDocument
 from control.gateway.feed import Feeds
 from steersman.client import AsyncClient, WriteResult
 from steersman.errors import ApiError, conflict, not_found
-from steersman.types import Event, Node, Pod
+from steersman.types import Event, Pod
 from steersman.v1 import node_pb2
 from steersman.v1 import objects_pb2 as pb
 
@@ -161,20 +161,11 @@ class StatusWriter:
     def _pod(self, node: str, status: node_pb2.PodStatus) -> Callable[[], Write | None]:
         def build() -> Write:
             held = self._held(node, status)
-            document = msgspec.json.decode(status.status_json)
-            own = [c for c in document.get("conditions") or () if c["type"] not in _foreign(held)]
-            document["conditions"] = [*own, *held.foreign_conditions()]
-            body = {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {
-                    "name": status.name,
-                    "namespace": status.namespace,
-                    "uid": status.uid,
-                    "resourceVersion": held.metadata.resource_version,
-                },
-                "status": document,
-            }
+            body: dict[str, Any] = msgspec.json.decode(held.raw)
+            reported: dict[str, Any] = msgspec.json.decode(status.status_json)
+            foreign = held.foreign_conditions()
+            own = [c for c in reported.get("conditions") or () if c["type"] in AGENT_CONDITIONS]
+            body["status"] = {**reported, "conditions": [*own, *foreign]}
             return pb.UpdateRequest(
                 object=pb.Object(json=msgspec.json.encode(body)),
                 subresource="status",
@@ -247,10 +238,6 @@ class _EventWrite:
         return request
 
 
-def _foreign(held: PodDocument) -> set[str]:
-    return {condition["type"] for condition in held.foreign_conditions()}
-
-
 def _options(node: str, observed: int) -> pb.WriteOptions:
     return pb.WriteOptions(
         field_manager="kubelet",
@@ -261,19 +248,14 @@ def _options(node: str, observed: int) -> pb.WriteOptions:
 
 def node_status_request(node: str, held: NodeDocument, status_json: bytes) -> pb.UpdateRequest | None:
     """The write that makes a node's status what its agent says, conditions of others kept; None when it is that already."""
-    document = msgspec.json.decode(status_json)
-    old: dict[str, Any] = msgspec.json.decode(held.raw).get("status") or {}
+    reported: dict[str, Any] = msgspec.json.decode(status_json)
+    body: dict[str, Any] = msgspec.json.decode(held.raw)
+    old: dict[str, Any] = body.get("status") or {}
     foreign = [c for c in old.get("conditions") or () if c.get("type") not in NODE_CONDITIONS]
-    document["conditions"] = [c for c in document.get("conditions") or () if c.get("type") in NODE_CONDITIONS] + foreign
-    merged = {**old, **document}
-    if _timeless(merged) == _timeless(old):
+    own = [c for c in reported.get("conditions") or () if c.get("type") in NODE_CONDITIONS]
+    body["status"] = {**old, **reported, "conditions": [*own, *foreign]}
+    if _timeless(body["status"]) == _timeless(old):
         return None
-    body = {
-        "apiVersion": Node.API_VERSION,
-        "kind": Node.KIND,
-        "metadata": {"name": node, "uid": held.uid, "resourceVersion": held.metadata.resource_version},
-        "status": merged,
-    }
     return pb.UpdateRequest(
         object=pb.Object(json=msgspec.json.encode(body)), subresource="status", options=_options(node, 0)
     )

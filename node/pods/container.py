@@ -239,14 +239,8 @@ class ContainerLife:
             if self.pod.stopping:
                 raise Stopping
             began = host.clock.monotonic()
-            try:
-                container = await host.runtime.start_container(container_spec)
-            except rt.RuntimeFailure as error:
-                host.metrics.runtime_errors.labels("start", error.reason).inc()
-                raise
-            took = host.clock.monotonic() - began
-        host.metrics.runtime.labels("start").observe(took)
-        host.metrics.phase.labels("start").observe(took)
+            container = await host.runtime.start_container(container_spec)
+        host.metrics.phase.labels("start").observe(host.clock.monotonic() - began)
         if again:
             host.metrics.restarts.inc()
         self._event("Created", f"Created container: {spec.name}")
