@@ -13,7 +13,7 @@ Timeout, and the client looks for itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -29,7 +29,7 @@ from control.identity import Caller, forwarded_metadata
 from steersman.clock import Clock, Entropy
 from steersman.errors import DETAILS_KEY, ApiError
 from steersman.transport import CHANNEL_OPTIONS
-from steersman.v1 import cluster_pb2_grpc, node_pb2_grpc, objects_pb2_grpc, streams_pb2_grpc
+from steersman.v1 import cluster_pb2_grpc, objects_pb2_grpc
 from steersman.v1 import objects_pb2 as pb
 
 DEFAULT_DEADLINE_S: Final = 30.0  # of calls whose client set none
@@ -37,13 +37,11 @@ MARGIN_S: Final = 0.05  # kept back from the deadline, so that the answer "timeo
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.02, 0.5  # between tries: an election takes about a second
 
 Local = Callable[[Any, Caller], Awaitable[Any]]
-Addresses = Callable[[str], Awaitable[str]]  # a member's name -> its gRPC address; "" when not known yet
+Addresses = Callable[[str], str]  # a member's name -> its gRPC address; "" when not known yet
 
 _STUBS: Final[Mapping[str, Any]] = {
     "Objects": objects_pb2_grpc.ObjectsStub,
-    "Streams": streams_pb2_grpc.StreamsStub,
     "Cluster": cluster_pb2_grpc.ClusterStub,
-    "NodeBootstrap": node_pb2_grpc.NodeBootstrapStub,
 }
 _CREATES: Final = frozenset(("Create",))
 _REPEATABLE: Final = frozenset(("Create", "Apply", "Delete", "Status", "ListJoinTokens", "Announce", "RevokeJoinToken"))
@@ -68,6 +66,7 @@ class LeaderLink:
         self._address = ""
         self._channel: grpc.aio.Channel | None = None
         self._stubs: dict[str, Any] = {}
+        self._closing: list[asyncio.Future[None]] = []  # channels to former leaders
 
     async def call(
         self, service: str, method: str, request: Message, caller: Caller, local: Local, timeout: float | None
@@ -78,41 +77,40 @@ class LeaderLink:
             caller = replace(caller, request_id=caller.request_id or self._entropy.uid())
         pause, repeated = FIRST_PAUSE_S, False
         while True:
-            changed = asyncio.ensure_future(self._leadership.changed())
+            changed = self._leadership.changed
             try:
-                try:
-                    if self._leadership.is_self:
-                        return await local(request, caller)
-                    return await self._forward(service, method, request, caller, deadline)
-                except ApiError as error:
-                    if repeated and _was_done(method, request, error):
-                        return pb.WriteResponse(outcome=pb.WriteResponse.DELETED)
-                    problem = error
-                except _BrokenError as broken:
-                    repeated = repeated or not broken.never_sent
-                    if not broken.never_sent and not _is_repeatable(method, request):
-                        raise _uncertain(method) from None
-                    problem = no_leader(self._leadership.leader, str(broken))
-                if problem.reason != "ServiceUnavailable" or caller.via:
-                    raise problem  # a member that forwarded here tries again itself
-                pause = await self._pause(changed, pause, deadline, problem)
-            finally:
-                changed.cancel()
+                if self._leadership.is_self:
+                    return await local(request, caller)
+                return await self._forward(service, method, request, caller, deadline)
+            except ApiError as error:
+                if repeated and _was_done(method, request, error):
+                    return pb.WriteResponse(outcome=pb.WriteResponse.DELETED)
+                problem = error
+            except _BrokenError as broken:
+                repeated = repeated or not broken.never_sent
+                if not broken.never_sent and not _is_repeatable(method, request):
+                    raise _uncertain(method) from None
+                problem = no_leader(self._leadership.leader, str(broken))
+            if problem.reason != "ServiceUnavailable" or caller.via:
+                raise problem  # a member that forwarded here tries again itself
+            pause = await self._pause(changed, pause, deadline, problem)
 
-    async def _pause(self, changed: asyncio.Future[None], pause: float, deadline: float, problem: ApiError) -> float:
+    async def _pause(self, changed: asyncio.Event, pause: float, deadline: float, problem: ApiError) -> float:
         """Wait for another leader, or a little. Raises the problem when the deadline would pass."""
         left = deadline - self._clock.monotonic()
         wait = pause * (0.5 + self._entropy.jitter() / 2)
         if wait >= left:
             raise problem
-        await asyncio.wait((changed,), timeout=wait)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await changed.wait()
         return min(pause * 2, MAX_PAUSE_S)
 
     async def _forward(self, service: str, method: str, request: Message, caller: Caller, deadline: float) -> Any:
         left = deadline - self._clock.monotonic()
         if left <= 0:
             raise ApiError("Timeout", f"{method} was not done in time: there was no leader to do it", retry_after=1)
-        call = getattr(await self._stub(service), method)
+        call = getattr(self._stub(service), method)
         metadata = forwarded_metadata(caller, caller.request_id)
         try:
             answer = await call(request, timeout=left, metadata=metadata)
@@ -128,22 +126,14 @@ class LeaderLink:
         metrics.FORWARDED.labels(method, "OK").inc()
         return answer
 
-    async def stream(
-        self, service: str, method: str, request: Message, caller: Caller, timeout: float | None
-    ) -> AsyncIterator[Any]:
-        """Carry a call with many answers to the leader. Raises ApiError; a broken stream is the client's to resume."""
-        call = getattr(await self._stub(service), method)(request, timeout=timeout, metadata=forwarded_metadata(caller))
+    def channel(self) -> grpc.aio.Channel | None:
+        """The channel to the leader, for streams; None when this member leads, or none is known."""
+        if self._leadership.is_self:
+            return None
         try:
-            async for answer in call:
-                yield answer
-        except grpc.aio.AioRpcError as error:
-            raise ApiError.from_rpc(error) from None
-        finally:
-            call.cancel()
-
-    async def duplex(self, service: str, method: str, caller: Caller) -> Any:
-        """Open a call with streams both ways at the leader; the caller writes and reads it. Raises ApiError."""
-        return getattr(await self._stub(service), method)(metadata=forwarded_metadata(caller))
+            return self._connected()
+        except ApiError:
+            return None
 
     async def close(self) -> None:
         """Close the channel."""
@@ -152,20 +142,24 @@ class LeaderLink:
             with suppress(Exception):
                 await channel.close()
 
-    async def _stub(self, service: str) -> Any:
+    def _connected(self) -> grpc.aio.Channel:
         leader = self._leadership.leader
-        address = await self._addresses(leader) if leader else ""
+        address = self._addresses(leader) if leader else ""
         if not address:
             raise no_leader("", f"the address of {leader} is not known yet" if leader else "")
-        if address != self._address:
-            await self.close()
+        if self._channel is None or address != self._address:
+            if self._channel is not None:
+                self._closing.append(asyncio.ensure_future(self._channel.close()))
+                self._closing = [task for task in self._closing if not task.done()]
             self._address, self._stubs = address, {}
-        if self._channel is None:
-            self._stubs = {}
             self._channel = grpc.aio.secure_channel(address, self._credentials(), options=CHANNEL_OPTIONS)
+        return self._channel
+
+    def _stub(self, service: str) -> Any:
+        channel = self._connected()
         stub = self._stubs.get(service)
         if stub is None:
-            stub = self._stubs[service] = _STUBS[service](self._channel)
+            stub = self._stubs[service] = _STUBS[service](channel)
         return stub
 
 

@@ -44,6 +44,7 @@ class Leadership:
         async for view in views:
             self.update(view)
 
-    async def changed(self) -> None:
-        """Wait for the next observation."""
-        await self._changed.wait()
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set at the next observation: take it, look at the present one, then wait, and nothing is missed."""
+        return self._changed

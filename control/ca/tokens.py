@@ -82,6 +82,21 @@ class JoinTokens:
             return await self.create(ttl_s=ttl_s, uses=uses, description=description, actor=actor)
         return TokenInfo(identity, token, expires, stored.uses_left, description)
 
+    async def adopt(self, token: str, ttl_s: int, description: str) -> bool:
+        """Accept a token that was made elsewhere (by whoever installs the cluster), unless it is known; answers whether it was new.
+
+        Raises TokenError when it has not the form.
+        """
+        match = _FORM.fullmatch(token)
+        if match is None:
+            raise TokenError("the join token has not the form abcdef.0123456789abcdef (letters are lower case)")
+        identity, secret = match.groups()
+        expires = rfc3339(self._clock.now() + dt.timedelta(seconds=ttl_s))
+        stored = _Stored(_hash(secret), expires, UNLIMITED, description)
+        put = Put(PREFIX + identity, msgspec.json.encode(stored), expect=0)
+        (result,) = await self._store.commit([Txn((put,), Cause(0, "join-tokens"))])
+        return isinstance(result, Committed)
+
     async def list(self) -> list[TokenInfo]:
         """The tokens that have not ended, without their secrets."""
         found = []

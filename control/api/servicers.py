@@ -1,0 +1,213 @@
+"""The object and cluster services over gRPC, thin: who calls, which handler, what becomes of errors, what is counted.
+
+Every method goes through `_Servicer._unary` or `_Servicer._stream`, so that each has the same promises: an `ApiError` becomes the
+status code with its Status in the details; anything else that is raised is logged with its traceback here and told as an
+internal error, never shown; the request is counted by verb and outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Final, NoReturn
+
+from google.protobuf.message import Message
+
+from control import metrics
+from control.api.cluster import ClusterHandlers
+from control.api.forwarding import LeaderLink
+from control.api.handlers import Handlers
+from control.identity import Caller, SubjectCache, from_auth_context, speaking_for
+from steersman.clock import Clock
+from steersman.errors import DETAILS_KEY, ApiError
+from steersman.v1 import cluster_pb2_grpc, objects_pb2_grpc
+
+log = logging.getLogger("control.api")
+
+# Trailing metadata is limited to 8 KiB; the sentence travels three times, percent-encoded once.
+MESSAGE_LIMIT: Final = 1_000  # characters
+TRAILER_LIMIT: Final = 4_000  # bytes
+
+
+class Gatekeeper:
+    """Tells who is calling."""
+
+    def __init__(self) -> None:
+        self._subjects = SubjectCache()
+
+    def caller(self, context: Any) -> Caller:
+        """The peer, or whom it speaks for. Raises ApiError."""
+        peer = from_auth_context(context.auth_context(), self._subjects)
+        try:
+            return speaking_for(peer, context.invocation_metadata() or ())
+        except (PermissionError, ValueError) as error:
+            raise ApiError("Forbidden", str(error)) from None
+
+
+async def refuse(context: Any, error: ApiError) -> NoReturn:
+    """End a call with an error."""
+    error = _shortened(error)
+    await context.abort(error.grpc_code, error.message, ((DETAILS_KEY, error.trailer()),))
+    raise AssertionError("abort raises")
+
+
+def _shortened(error: ApiError) -> ApiError:
+    """The error as it fits into trailing metadata."""
+    message, causes = error.message, error.causes
+    if len(message) > MESSAGE_LIMIT:
+        message = message[:MESSAGE_LIMIT] + "…"
+    while True:
+        short = ApiError(
+            error.reason,
+            message,
+            code=error.code,
+            group=error.group[:MESSAGE_LIMIT],
+            kind=error.kind[:MESSAGE_LIMIT],
+            name=error.name[:MESSAGE_LIMIT],
+            causes=causes,
+            retry_after=error.retry_after,
+        )
+        if not causes or len(short.trailer()) <= TRAILER_LIMIT:
+            return short
+        causes = causes[: len(causes) // 2]
+
+
+class _Servicer:
+    """What every service does with a call."""
+
+    def __init__(self, gatekeeper: Gatekeeper, clock: Clock) -> None:
+        self._gatekeeper = gatekeeper
+        self._clock = clock
+
+    async def _unary(
+        self, verb: str, context: Any, handler: Callable[[Any, Caller], Awaitable[Any]], request: Message
+    ) -> Any:
+        started = self._clock.monotonic()
+        code = "OK"
+        try:
+            return await handler(request, self._gatekeeper.caller(context))
+        except ApiError as error:
+            code = error.reason
+            problem = error
+        except asyncio.CancelledError:
+            code = "Cancelled"
+            raise
+        except Exception:
+            log.exception("%s failed", verb)
+            code = "InternalError"
+            problem = ApiError("InternalError", f"internal error in {verb}: this member's log has the details")
+        finally:
+            metrics.observe("grpc", verb, code, self._clock.monotonic() - started)
+        return await refuse(context, problem)
+
+    async def _stream(
+        self, verb: str, context: Any, handler: Callable[[Caller], AsyncIterator[Any]]
+    ) -> AsyncIterator[Any]:
+        code = "OK"
+        metrics.STREAMS.labels(verb).inc()
+        try:
+            async with aclosing(handler(self._gatekeeper.caller(context))) as answers:  # type: ignore[type-var]
+                async for answer in answers:
+                    yield answer
+            return
+        except ApiError as error:
+            code = error.reason
+            problem = error
+        except (asyncio.CancelledError, GeneratorExit):
+            code = "Cancelled"
+            raise
+        except Exception:
+            log.exception("%s failed", verb)
+            code = "InternalError"
+            problem = ApiError("InternalError", f"internal error in {verb}: this member's log has the details")
+        finally:
+            metrics.STREAMS.labels(verb).dec()
+            metrics.REQUESTS.labels("grpc", verb, code).inc()
+        await refuse(context, problem)
+
+
+class ObjectsServicer(_Servicer, objects_pb2_grpc.ObjectsServicer):
+    """Reads are answered here, writes by the leader."""
+
+    def __init__(self, handlers: Handlers, link: LeaderLink, gatekeeper: Gatekeeper, clock: Clock) -> None:
+        super().__init__(gatekeeper, clock)
+        self._handlers = handlers
+        self._link = link
+
+    async def Get(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's names
+        return await self._unary("Get", context, self._handlers.get, request)
+
+    async def List(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._unary("List", context, self._handlers.list, request)
+
+    async def Kinds(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._unary("Kinds", context, self._handlers.kinds, request)
+
+    def Watch(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return self._stream("Watch", context, lambda caller: self._handlers.watch(request, caller))
+
+    async def Create(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._write("Create", context, self._handlers.create, request)
+
+    async def Update(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._write("Update", context, self._handlers.update, request)
+
+    async def Apply(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._write("Apply", context, self._handlers.apply, request)
+
+    async def Patch(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._write("Patch", context, self._handlers.patch, request)
+
+    async def Delete(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._write("Delete", context, self._handlers.delete, request)
+
+    async def DeleteCollection(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._write("DeleteCollection", context, self._handlers.delete_collection, request)
+
+    async def Batch(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._write("Batch", context, self._handlers.batch, request)
+
+    async def _write(
+        self, method: str, context: Any, local: Callable[[Any, Caller], Awaitable[Any]], request: Message
+    ) -> Any:
+        async def by_leader(asked: Message, caller: Caller) -> Any:
+            return await self._link.call("Objects", method, asked, caller, local, context.time_remaining())
+
+        return await self._unary(method, context, by_leader, request)
+
+
+class ClusterServicer(_Servicer, cluster_pb2_grpc.ClusterServicer):
+    """The status is this member's own view; all else is the leader's."""
+
+    def __init__(self, cluster: ClusterHandlers, link: LeaderLink, gatekeeper: Gatekeeper, clock: Clock) -> None:
+        super().__init__(gatekeeper, clock)
+        self._cluster = cluster
+        self._link = link
+
+    async def Status(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._unary("ClusterStatus", context, self._cluster.status, request)
+
+    async def CreateJoinToken(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._by_leader("CreateJoinToken", context, self._cluster.create_join_token, request)
+
+    async def ListJoinTokens(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._by_leader("ListJoinTokens", context, self._cluster.list_join_tokens, request)
+
+    async def RevokeJoinToken(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._by_leader("RevokeJoinToken", context, self._cluster.revoke_join_token, request)
+
+    async def TransferLeader(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._by_leader("TransferLeader", context, self._cluster.transfer_leader, request)
+
+    async def Announce(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._by_leader("Announce", context, self._cluster.announce, request)
+
+    async def _by_leader(
+        self, method: str, context: Any, local: Callable[[Any, Caller], Awaitable[Any]], request: Message
+    ) -> Any:
+        async def by_leader(asked: Message, caller: Caller) -> Any:
+            return await self._link.call("Cluster", method, asked, caller, local, context.time_remaining())
+
+        return await self._unary(method, context, by_leader, request)
