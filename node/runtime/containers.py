@@ -26,12 +26,13 @@ import datetime as dt
 import json
 import logging
 import os
+import resource
 import shutil
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -69,6 +70,7 @@ from node.runtime.interface import (
     LogOptions,
     NotFound,
     RegistryAuth,
+    Runtime,
     RuntimeEvent,
     RuntimeFailure,
     Sandbox,
@@ -92,6 +94,7 @@ PROBE_TOPIC = "/steersman/probe"
 PROBE_S = 0.02  # between probes of a new subscription
 RETRY_S = 0.2  # between attempts to connect
 KILL_S = 15.0  # from SIGKILL until we say that the container does not end
+CLEAR_S = 10.0  # until containerd has undone, or done, what an agent that died had asked it for
 DRAIN_S = 2.0  # for output after the task is gone; the shim has then closed its end, so nearly none is needed
 UNKNOWN_EXIT_CODE = 137  # as Kubernetes has it for a container whose end nobody saw
 
@@ -119,7 +122,7 @@ class ContainerdRuntime:
         clock: Clock | None = None,
         entropy: Entropy | None = None,
         starts_at_once: int | None = None,
-        binary: str = "",
+        binary: str | None = None,
         limits: oci.HostLimits | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
@@ -138,24 +141,31 @@ class ContainerdRuntime:
         self._logs = LogKeeper(self._clock)
         # runc is the cost. One more than there are processors fills their waits; measured, more gain nothing.
         self._slots = asyncio.Semaphore(starts_at_once or 1 + (os.cpu_count() or 1))
+        if binary is None:  # crun is the faster one, and refuses hosts with cgroups of version 1
+            binary = "crun" if self._limits.cgroup_version == 2 and shutil.which("crun") else ""
         options = runc_options_pb2.Options(binary_name=binary, root=str(state / "runc"))
         self._options = wrap("containerd.runc.v1.Options", options.SerializeToString())
         self._entries: dict[str, _Entry] = {}
         self._starting: dict[str, asyncio.Task[Container]] = {}
-        self._early_exits: dict[str, tuple[int, dt.datetime]] = {}
+        self._early_exits: dict[tuple[str, int], tuple[int, dt.datetime]] = {}  # by container and process id
         self._removing: dict[str, asyncio.Task[None]] = {}
         self._passwd: dict[str, tuple[str, str]] = {}  # by chain id
         self._subscribers: set[asyncio.Queue[RuntimeEvent | None]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._connected = False
+        self._reconciled = 0  # how often; a call that spans one may have missed an event
         self._ready = asyncio.Event()
 
     # --- life -----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
+        # Three descriptors a container; the soft limit is often 1,024.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._logs.start()
         self._spawn(self._watch(), "runtime events")
         await self._ready.wait()
+        self._spawn(self._sweep_tasks(), "late sweep")
 
     async def close(self) -> None:
         for task in list(self._tasks):
@@ -225,13 +235,15 @@ class ContainerdRuntime:
 
     def _start_ended(self, container_id: str, task: asyncio.Task[Container]) -> None:
         self._starting.pop(container_id, None)
-        self._early_exits.pop(container_id, None)
+        for key in [key for key in self._early_exits if key[0] == container_id]:
+            del self._early_exits[key]
         if not task.cancelled() and (error := task.exception()) is not None:
             metrics.FAILURES.labels(error.reason if isinstance(error, RuntimeFailure) else type(error).__name__).inc()
 
     async def _start(self, spec: ContainerSpec) -> Container:
         container_id = spec.key.id
         async with self._slots:
+            reconciled = self._reconciled
             with metrics.OPERATION_SECONDS.labels("start_container").time():
                 try:
                     pid = await self._create(spec)
@@ -252,10 +264,23 @@ class ContainerdRuntime:
         )
         entry = _Entry(container, _signal_number(spec.image.stop_signal))
         self._entries[container_id] = entry
-        early = self._early_exits.pop(container_id, None)
+        early = self._early_exits.pop((container_id, pid), None)
         if early is not None:
             self._finish_soon(entry, *early)
+        elif reconciled != self._reconciled:
+            self._spawn(self._recheck(entry), f"recheck {container_id[:12]}")
         return container
+
+    async def _recheck(self, entry: _Entry) -> None:
+        """Events were lost while this container started: has it ended already?"""
+        request = tasks_pb2.GetRequest(container_id=entry.container.id)
+        try:
+            answer = await self._client.tasks.Get(request, metadata=self._client.metadata, timeout=CALL_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                self._check(entry, None)
+            return  # else it is lost again, and the next reconciliation knows the entry
+        self._check(entry, answer.process)
 
     async def _create(self, spec: ContainerSpec) -> int:
         """The four calls; returns the process id."""
@@ -275,7 +300,7 @@ class ContainerdRuntime:
             except OSError as error:
                 raise RuntimeFailure(CREATE_CONTAINER_ERROR, f"{doing}: log file: {error}") from error
         with _explained(RUN_CONTAINER_ERROR, doing):
-            created = await client.tasks.Create(
+            pid = await self._create_task(
                 tasks_pb2.CreateTaskRequest(
                     container_id=container_id,
                     rootfs=mounts,
@@ -283,14 +308,27 @@ class ContainerdRuntime:
                     stderr=str(fifos["stderr"]) if "stderr" in fifos else "",
                     terminal=spec.tty,
                     options=self._options,
-                ),
-                metadata=metadata,
-                timeout=CALL_S,
+                )
             )
             await client.tasks.Start(
                 tasks_pb2.StartRequest(container_id=container_id), metadata=metadata, timeout=CALL_S
             )
-        return int(created.pid)
+        return pid
+
+    async def _create_task(self, request: tasks_pb2.CreateTaskRequest) -> int:
+        """Create a task, when need be after one of the same name that an agent which died had asked for is out of the way."""
+        deadline = self._clock.monotonic() + CLEAR_S
+        while True:
+            try:
+                answer = await self._client.tasks.Create(request, metadata=self._client.metadata, timeout=CALL_S)
+            except grpc.aio.AioRpcError as error:
+                left_over = error.code() is grpc.StatusCode.ALREADY_EXISTS or "file exists" in (error.details() or "")
+                if not left_over or self._clock.monotonic() > deadline:
+                    raise
+                await self._delete_task(request.container_id)
+                await asyncio.sleep(RETRY_S)
+            else:
+                return int(answer.pid)
 
     def _make_home(self, spec: ContainerSpec) -> dict[Stream, Path]:
         home = self._homes / spec.key.id
@@ -321,7 +359,7 @@ class ContainerdRuntime:
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     self._images.forget(spec.image.name)
                 raise
-            return answer.mounts
+            return list(answer.mounts)
         raise AssertionError  # pragma: no cover - the second time returns or raises
 
     async def _learn_users(self, chain_id: str, mounts: Sequence[types_pb2.Mount]) -> None:
@@ -473,12 +511,16 @@ class ContainerdRuntime:
 
     async def _discard(self, container_id: str) -> None:
         """Leave nothing of a container, whatever there is."""
-        for work in (self._delete_task, self._delete_record, self._remove_snapshot):
-            try:
-                await work(container_id)
-            except grpc.aio.AioRpcError as error:
-                log.warning("left behind for the next start %s", fields(container=container_id, why=error.details()))
-        self._forget(container_id)
+        try:
+            await self._delete_task(container_id)
+            await self._delete_record(container_id)
+            await self._remove_snapshot(container_id)
+        except grpc.aio.AioRpcError as error:
+            # What there is of it is found again when containerd is: its record by `_adopt`, the rest by `_sweep`.
+            log.warning("container left behind %s", fields(container=container_id, why=error.details()))
+            self._logs.close(container_id)
+        else:
+            self._forget(container_id)
 
     async def _delete_task(self, container_id: str) -> None:
         request = tasks_pb2.DeleteTaskRequest(container_id=container_id)
@@ -487,13 +529,15 @@ class ContainerdRuntime:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return
-            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+            if error.code() not in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNKNOWN):
                 raise
-            # It still runs (a start that was cut off): end it first.
+            # It still runs (a start that was cut off), which the shim's answer says in words only: end it first.
             kill = tasks_pb2.KillRequest(container_id=container_id, signal=_SIGKILL, all=True)
             wait = tasks_pb2.WaitRequest(container_id=container_id)
             await ignoring(
-                self._client.tasks.Kill(kill, metadata=self._client.metadata, timeout=CALL_S), grpc.StatusCode.NOT_FOUND
+                self._client.tasks.Kill(kill, metadata=self._client.metadata, timeout=CALL_S),
+                grpc.StatusCode.NOT_FOUND,
+                grpc.StatusCode.UNKNOWN,
             )
             await ignoring(
                 self._client.tasks.Wait(wait, metadata=self._client.metadata, timeout=CALL_S), grpc.StatusCode.NOT_FOUND
@@ -600,7 +644,7 @@ class ContainerdRuntime:
                     continue
                 event = task_events_pb2.TaskExit.FromString(envelope.event.value)
                 if event.id == event.container_id:
-                    self._on_exit(event.container_id, event.exit_status, _moment(event.exited_at, self._clock))
+                    self._on_exit(event, _moment(event.exited_at, self._clock))
         finally:
             prober.cancel()
             call.cancel()
@@ -614,15 +658,18 @@ class ContainerdRuntime:
                 await self._client.events.Publish(request, metadata=self._client.metadata, timeout=5)
             await asyncio.sleep(PROBE_S)
 
-    def _on_exit(self, container_id: str, code: int, at: dt.datetime) -> None:
-        entry = self._entries.get(container_id)
+    def _on_exit(self, event: task_events_pb2.TaskExit, at: dt.datetime) -> None:
+        """The process id tells a container from an earlier one of the same name, whose end may be told late."""
+        entry = self._entries.get(event.container_id)
         if entry is not None:
-            self._finish_soon(entry, code, at)
-        elif container_id in self._starting:
-            self._early_exits[container_id] = (code, at)
+            if entry.container.pid == event.pid:
+                self._finish_soon(entry, event.exit_status, at)
+        elif event.container_id in self._starting:
+            self._early_exits[event.container_id, event.pid] = (event.exit_status, at)
 
     async def _reconcile(self) -> None:
         """Compare what we know with what there is; adopt, and find exits that nobody told us of."""
+        self._reconciled += 1
         expected = [entry for entry in self._entries.values() if entry.finishing is None and entry.container.running]
         metadata = self._client.metadata
         records = await self._client.containers.List(
@@ -693,6 +740,22 @@ class ContainerdRuntime:
             if entry.finishing is not None and not self._ready.is_set():
                 await entry.finishing  # so that containers() tells the whole truth once start() has returned
         log.info("container adopted %s", fields(id=record.id, container=container.key.container, running=running))
+
+    async def _sweep_tasks(self) -> None:
+        """A while after the start: end tasks without a container's record, made by calls of an agent that died before us."""
+        await asyncio.sleep(CLEAR_S)
+        metadata = self._client.metadata
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            tasks = await self._client.tasks.List(tasks_pb2.ListTasksRequest(), metadata=metadata, timeout=CALL_S)
+            records = await self._client.containers.List(
+                containers_pb2.ListContainersRequest(), metadata=metadata, timeout=CALL_S
+            )
+            keep = {*(record.id for record in records.containers), *self._entries, *self._starting}
+            for task in tasks.tasks:
+                container_id = task.container_id or task.id
+                if container_id not in keep:
+                    log.info("task without a container ended %s", fields(id=container_id))
+                    await self._delete_task(container_id)
 
     async def _sweep(self, records: Iterable[str]) -> None:
         """Remove what starts that a crash cut off have left: snapshots and directories without a container's record."""
@@ -765,4 +828,5 @@ class _explained(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads
             raise failure(error, self._reason, self._doing) from error
 
 
-__all__ = ["ContainerdRuntime"]
+if TYPE_CHECKING:
+    _conforms: type[Runtime] = ContainerdRuntime

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -162,13 +163,14 @@ class _Exec:
 
     async def _writable(self) -> None:
         """Wait for room in the pipe, or for the process to end: then there will never be any."""
-        ready = self._loop.create_future()
+        ready: asyncio.Future[None] = self._loop.create_future()
         fd = self._stdin
-        self._loop.add_writer(fd, lambda: ready.done() or ready.set_result(None))
+        self._loop.add_writer(fd, _settle, ready)
         try:
-            await asyncio.wait(
-                [ready, *([self._waiting] if self._waiting else [])], return_when=asyncio.FIRST_COMPLETED
-            )
+            waited: set[asyncio.Future[Any]] = {ready}
+            if self._waiting is not None:
+                waited.add(self._waiting)
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if not ready.done():
                 await self.close_stdin()
         finally:
@@ -242,3 +244,8 @@ class _Exec:
 
     async def __aexit__(self, *error: object) -> None:
         await self.close()
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

@@ -18,6 +18,7 @@ import signal as signals
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from node.runtime import reference
 from node.runtime.interface import (
@@ -33,6 +34,7 @@ from node.runtime.interface import (
     LogOptions,
     NotFound,
     RegistryAuth,
+    Runtime,
     RuntimeEvent,
     RuntimeFailure,
     Sandbox,
@@ -70,16 +72,12 @@ class FakeRuntime:
 
     # --- what the test does -----------------------------------------------------------------------------------------
 
-    def add_image(self, name: str, **settings: object) -> Image:
+    def add_image(self, name: str, command: tuple[str, ...] = ("sh",), user: str = "") -> Image:
         """Let pulls find an image."""
         full = str(reference.parse(name))
         digest = f"sha256:{hashlib.sha256(full.encode()).hexdigest()}"
-        image = replace(
-            Image(full, digest, digest, 1_000_000, command=("sh",), chain_id=digest),
-            **settings,  # type: ignore[arg-type] - the test's own settings
-        )
-        self.registry[full] = image
-        return image
+        self.registry[full] = Image(full, digest, digest, 1_000_000, command=command, user=user, chain_id=digest)
+        return self.registry[full]
 
     def fail(self, verb: str, failure: RuntimeFailure, times: int = 1) -> None:
         """Let the next calls of a verb ("pull", "start_container", …) fail."""
@@ -306,3 +304,7 @@ class FakeProcess:
 
     async def __aexit__(self, *error: object) -> None:
         return
+
+
+if TYPE_CHECKING:
+    _conforms: type[Runtime] = FakeRuntime

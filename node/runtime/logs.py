@@ -132,7 +132,8 @@ class LogKeeper:
     def stop(self) -> None:
         """End the thread. What was not read stays in the FIFOs."""
         os.eventfd_write(self._wake, 1)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         with self._lock:
             for output in list(self._by_id.values()):
                 self._forget(output)
@@ -210,7 +211,11 @@ class LogKeeper:
             for fd, _ in self._epoll.poll():
                 if fd == self._wake:
                     return
-                self._read(fd)
+                try:
+                    self._read(fd)
+                except Exception:  # one container's trouble must not end the output of all others
+                    log.exception("lost a container's output")
+                    self._epoll.unregister(fd)
 
     def _read(self, fd: int) -> None:
         with self._lock:  # so that close() cannot close the descriptor, and another open() take its number, meanwhile

@@ -74,6 +74,7 @@ class HostLimits:
     capabilities: frozenset[str] = frozenset(ALL_CAPABILITIES)  # that the agent holds and so may grant
     lowest_oom_score_adj: int = -1000
     devices: tuple[str, ...] = ()  # of the host, for privileged containers
+    cgroup_version: int = 1
 
 
 def read_host_limits(cgroup_parent: str) -> HostLimits:
@@ -85,7 +86,7 @@ def read_host_limits(cgroup_parent: str) -> HostLimits:
     if "CAP_SYS_RESOURCE" not in held:
         with open("/proc/self/oom_score_adj", encoding="ascii") as own:  # noqa: PTH123
             lowest = int(own.read())
-    return HostLimits(cgroup_parent, held, lowest, _host_devices())
+    return HostLimits(cgroup_parent, held, lowest, _host_devices(), cgroups.Cgroups().version)
 
 
 def _host_devices() -> tuple[str, ...]:
@@ -216,7 +217,7 @@ def _linux(spec: ContainerSpec, host: HostLimits) -> dict[str, Any]:
     resources["devices"] = [{"allow": privileged, "access": "rwm"}]
     linux: dict[str, Any] = {
         "cgroupsPath": cgroups.container_path(host.cgroup_parent, spec.key.pod_uid, spec.key.id),
-        "namespaces": _namespaces(spec.sandbox),
+        "namespaces": _namespaces(spec.sandbox, own_cgroups=host.cgroup_version == 2 and not privileged),
         "resources": resources,
     }
     if any(mount.propagation == "Bidirectional" for mount in spec.mounts):
@@ -231,8 +232,10 @@ def _linux(spec: ContainerSpec, host: HostLimits) -> dict[str, Any]:
     return linux
 
 
-def _namespaces(sandbox: Sandbox) -> list[dict[str, str]]:
+def _namespaces(sandbox: Sandbox, *, own_cgroups: bool) -> list[dict[str, str]]:
     namespaces = [{"type": "mount"}]
+    if own_cgroups:  # with version 2 a container sees its own cgroup as the root; version 1 hides the rest by mounts
+        namespaces.append({"type": "cgroup"})
     if not sandbox.host_pid:
         namespaces.append({"type": "pid"})
     for kind, path in (("network", sandbox.netns), ("ipc", sandbox.ipcns), ("uts", sandbox.utsns)):

@@ -60,6 +60,17 @@ async def test_images_are_found_again_and_survive_garbage_collection(bench, regi
     assert await bench.output_of("echo", "still here") == "still here\n"
 
 
+async def test_an_image_that_was_removed_behind_our_back_is_pulled_again(bench, registry, containerd):
+    files = [*images.busybox_files(), images.File("/removed", b"x")]
+    images.push(images.build([files], command=("cat", "/removed")), registry, "library/removed", "1")
+    image = await bench.runtime.pull("removed:1")
+    containerd.ctr("images", "rm", "--sync", "docker.io/library/removed:1")
+    with pytest.raises(RuntimeFailure, match="not found"):
+        await bench.run(image=image)
+    assert await bench.runtime.image("removed:1") is None
+    assert await bench.output_of(image=await bench.runtime.pull("removed:1")) == "x"
+
+
 async def test_the_registrys_words_are_passed_on(bench):
     with pytest.raises(
         RuntimeFailure,
