@@ -41,7 +41,7 @@ def merge(node: Node, original: Dict, patch: Dict) -> Dict:
     """
     directive = patch.get(PATCH)
     if directive == "replace":
-        return _plain({key: value for key, value in patch.items() if key != PATCH})
+        return _plain_object(patch)
     if directive == "delete":
         return {}
     if directive not in (None, "merge"):
@@ -92,9 +92,11 @@ def _field(node: Node, key: str) -> Field:
 
 def _plain(value: Any) -> Any:
     """A patch's value where there is nothing to merge with: without nulls and directives."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items() if inner is not None and not key.startswith("$")}
-    return value
+    return _plain_object(value) if isinstance(value, dict) else value
+
+
+def _plain_object(value: Dict) -> Dict:
+    return {key: _plain(inner) for key, inner in value.items() if inner is not None and not key.startswith("$")}
 
 
 def _identity(node: Node, path: str) -> Callable[[Any], Hashable]:

@@ -43,7 +43,7 @@ def qos_class(spec: Mapping[str, Any]) -> str:
 
 def initial_status(document: Mapping[str, Any]) -> dict[str, Any]:
     """The status of a pod that was just made."""
-    status = {"phase": "Pending", "qosClass": qos_class(document["spec"])}
+    status: dict[str, Any] = {"phase": "Pending", "qosClass": qos_class(document["spec"])}
     if document["spec"].get("schedulingGates"):
         status["conditions"] = [
             {

@@ -290,8 +290,18 @@ def test_a_pod_gets_what_kubernetes_gives_it(client: Any) -> None:
             "spec": {
                 "terminationGracePeriodSeconds": 1,
                 "containers": [
-                    {"name": "t", "image": "localhost/busybox:1", "command": ["sleep", "3600"], "ports": [{"containerPort": 8080}]},
-                    {"name": "m", "image": "localhost/busybox:1", "command": ["sleep", "3600"], "ports": [{"containerPort": 3306}]},
+                    {
+                        "name": "t",
+                        "image": "localhost/busybox:1",
+                        "command": ["sleep", "3600"],
+                        "ports": [{"containerPort": 8080}],
+                    },
+                    {
+                        "name": "m",
+                        "image": "localhost/busybox:1",
+                        "command": ["sleep", "3600"],
+                        "ports": [{"containerPort": 3306}],
+                    },
                 ],
             },
         }
@@ -398,7 +408,13 @@ def test_host_network_publishes_the_ports_of_containers(client: Any, pod: Any) -
 
 
 def test_secret_text_is_kept_as_base64_and_wins(client: Any) -> None:
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"a": "eA=="}, "stringData": {"a": "y"}}
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "s"},
+        "data": {"a": "eA=="},
+        "stringData": {"a": "y"},
+    }
     document = client.create(secret)
     assert (document["data"], document["type"]) == ({"a": "eQ=="}, "Opaque")
     assert "stringData" not in document

@@ -84,7 +84,10 @@ SEEDS: list[Any] = [
             "replicas": 2,
             "selector": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "Exists"}]},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": "25%"}},
-            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [FULL_CONTAINER], "volumes": FULL_SPEC["volumes"]}},
+            "template": {
+                "metadata": {"labels": {"a": "b"}},
+                "spec": {"containers": [FULL_CONTAINER], "volumes": FULL_SPEC["volumes"]},
+            },
         },
     },
     {
@@ -116,9 +119,17 @@ SEEDS: list[Any] = [
         "kind": "Node",
         "metadata": {"name": "n", "ownerReferences": [{"apiVersion": "v1", "kind": "A", "name": "b", "uid": "c"}]},
         "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}], "podCIDRs": ["10.0.0.0/24"]},
-        "status": {"addresses": [{"type": "InternalIP", "address": "1"}], "conditions": [{"type": "Ready", "status": "True"}]},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": "1"}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
     },
-    {"apiVersion": "v1", "kind": "Event", "metadata": META, "involvedObject": {"kind": "Pod", "name": "a", "namespace": "ka"}},
+    {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": META,
+        "involvedObject": {"kind": "Pod", "name": "a", "namespace": "ka"},
+    },
     {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": META, "spec": {"leaseDurationSeconds": 3}},
     {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "finalizers": ["a.b/c"]}},
 ]
@@ -130,7 +141,9 @@ hostile = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     st.sampled_from(["", " ", "-", "..", "/", "a" * 300, "é", "1Gi", "-1", "1e99", "%", "None", "\u0000", "0.0.0.0/0"]),
     st.text(max_size=20),
-    st.sampled_from([[], {}, [None], [[]], [{}], {"a": None}, {"": ""}, {"$patch": "delete"}, {"name": "a"}]).map(copy.deepcopy),
+    st.sampled_from([[], {}, [None], [[]], [{}], {"a": None}, {"": ""}, {"$patch": "delete"}, {"name": "a"}]).map(
+        copy.deepcopy
+    ),
 )
 
 
@@ -210,7 +223,15 @@ STATUSES: dict[str, Any] = {
         "podIP": "10.244.0.3",
         "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
         "initContainerStatuses": [
-            {"name": "i", "image": "x", "imageID": "", "ready": True, "restartCount": 1, "started": True, "state": {"running": {}}}
+            {
+                "name": "i",
+                "image": "x",
+                "imageID": "",
+                "ready": True,
+                "restartCount": 1,
+                "started": True,
+                "state": {"running": {}},
+            }
         ],
         "containerStatuses": [
             {

@@ -47,8 +47,16 @@ PATCHES = [
     ({"baz": "qux"}, [{"op": "replace", "path": "/baz", "value": "boo"}], {"baz": "boo"}),
     ({"a": {"b": 1}, "c": {}}, [{"op": "move", "from": "/a/b", "path": "/c/d"}], {"a": {}, "c": {"d": 1}}),
     ({"a": [1, 2, 3]}, [{"op": "move", "from": "/a/0", "path": "/a/2"}], {"a": [2, 3, 1]}),
-    ({"a": [1]}, [{"op": "copy", "from": "/a", "path": "/b"}, {"op": "add", "path": "/b/-", "value": 2}], {"a": [1], "b": [1, 2]}),
-    ({"a": {"x/y": 1, "m~n": 2}}, [{"op": "remove", "path": "/a/x~1y"}, {"op": "remove", "path": "/a/m~0n"}], {"a": {}}),
+    (
+        {"a": [1]},
+        [{"op": "copy", "from": "/a", "path": "/b"}, {"op": "add", "path": "/b/-", "value": 2}],
+        {"a": [1], "b": [1, 2]},
+    ),
+    (
+        {"a": {"x/y": 1, "m~n": 2}},
+        [{"op": "remove", "path": "/a/x~1y"}, {"op": "remove", "path": "/a/m~0n"}],
+        {"a": {}},
+    ),
     ({"a": 1}, [{"op": "test", "path": "/a", "value": 1}, {"op": "add", "path": "", "value": {"b": 2}}], {"b": 2}),
 ]
 
@@ -95,7 +103,9 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab-0", max_size=2), inner, max_size=3),
     max_leaves=6,
 )
-pointers = st.lists(st.sampled_from(["a", "b", "0", "1", "-", ""]), max_size=3).map(lambda parts: "".join(f"/{p}" for p in parts))
+pointers = st.lists(st.sampled_from(["a", "b", "0", "1", "-", ""]), max_size=3).map(
+    lambda parts: "".join(f"/{p}" for p in parts)
+)
 operations = st.lists(
     st.fixed_dictionaries(
         {"op": st.sampled_from(["add", "remove", "replace", "move", "copy", "test"]), "path": pointers},
@@ -113,7 +123,10 @@ def test_any_patch_is_applied_or_refused(document: Any, patch: Any) -> None:
         assert error.code in (400, 422)
 
 
-@given(st.dictionaries(st.text("ab", max_size=2), values, max_size=3), st.dictionaries(st.text("ab", max_size=2), values, max_size=3))
+@given(
+    st.dictionaries(st.text("ab", max_size=2), values, max_size=3),
+    st.dictionaries(st.text("ab", max_size=2), values, max_size=3),
+)
 def test_merging_twice_is_merging_once(target: Any, patch: Any) -> None:
     once = merge_patch(target, patch)
     assert merge_patch(once, patch) == once

@@ -101,7 +101,9 @@ def test_what_an_update_sends_unchanged_changes_nothing(client: Any, manifest: A
     ("field", "value", "code"),
     [("resourceVersion", "6", 409), ("uid", "other", 409), ("name", "other", 400), ("namespace", "other", 400)],
 )
-def test_an_update_meant_for_another_object_or_state_is_refused(client: Any, config_map: Any, field: str, value: str, code: int) -> None:
+def test_an_update_meant_for_another_object_or_state_is_refused(
+    client: Any, config_map: Any, field: str, value: str, code: int
+) -> None:
     old = client.create(config_map)
     new = copy.deepcopy(old)
     new["metadata"][field] = value
@@ -141,10 +143,13 @@ def test_nothing_holds_a_plain_object(client: Any, config_map: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("propagation", "finalizers"), [("Foreground", ["foregroundDeletion"]), ("Orphan", ["orphan"]), ("Background", None)]
+    ("propagation", "finalizers"),
+    [("Foreground", ["foregroundDeletion"]), ("Orphan", ["orphan"]), ("Background", None)],
 )
 def test_propagation_becomes_a_finalizer(client: Any, deployment: Any, propagation: str, finalizers: Any) -> None:
-    deletion = prepare_delete(client.resource(deployment), client.create(deployment), client.context, propagation=propagation)
+    deletion = prepare_delete(
+        client.resource(deployment), client.create(deployment), client.context, propagation=propagation
+    )
     assert deletion.document["metadata"].get("finalizers") == finalizers
     assert deletion.remove is (finalizers is None)
     if finalizers:
@@ -245,7 +250,11 @@ def test_scale_is_a_view_of_one_number(client: Any, deployment: Any, config_map:
     document = from_scale(resource, old, scale)
     prepare_update(resource, document, old, client.context)
     assert (document["spec"]["replicas"], document["metadata"]["generation"]) == (0, 2)
-    for wrong, code in (({"spec": {"replicas": -1}}, 422), ({"spec": {"replicas": "3"}}, 422), ({"metadata": {"resourceVersion": "1"}}, 409)):
+    for wrong, code in (
+        ({"spec": {"replicas": -1}}, 422),
+        ({"spec": {"replicas": "3"}}, 422),
+        ({"metadata": {"resourceVersion": "1"}}, 409),
+    ):
         with pytest.raises(ApiError) as refused:
             from_scale(resource, old, wrong)
         assert refused.value.code == code

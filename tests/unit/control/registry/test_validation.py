@@ -31,7 +31,12 @@ def test_what_kubernetes_finds_wrong_with_a_pod_is_found(client: Any) -> None:
     """The three bad manifests that a real API server was asked to create."""
     assert faults(
         client,
-        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a b", "labels": {"x y": "z"}}, "spec": {"containers": []}},
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "a b", "labels": {"x y": "z"}},
+            "spec": {"containers": []},
+        },
     ) == {("metadata.name", "Invalid"), ("metadata.labels", "Invalid"), ("spec.containers", "Required")}
     container = {
         "name": "C_1",
@@ -53,7 +58,11 @@ def test_what_kubernetes_finds_wrong_with_a_pod_is_found(client: Any) -> None:
 
 
 def test_what_kubernetes_finds_wrong_with_a_deployment_is_found(client: Any, deployment: Any) -> None:
-    deployment["spec"] |= {"replicas": -1, "selector": {}, "strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}}}
+    deployment["spec"] |= {
+        "replicas": -1,
+        "selector": {},
+        "strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}},
+    }
     deployment["spec"]["template"]["spec"]["restartPolicy"] = "Never"
     assert faults(client, deployment) == {
         ("spec.replicas", "Invalid"),
