@@ -1,0 +1,62 @@
+"""One lab of three members and three nodes for all end-to-end tests, under its own name and ports; gone afterwards.
+
+Files run in the order of `ORDER`: what only looks first, what destroys last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import cgroups, segment
+from lab.topology import Topology
+from steersman.clock import SystemEntropy
+from tests.e2e.raised import Lab
+
+ORDER = (
+    "test_main_job",
+    "test_containers",
+    "test_network",
+    "test_sdk_readme",
+    "test_refusals",
+    "test_faults",
+    "test_lab_command",
+)
+HERE = Path(__file__).parent
+
+if os.geteuid() != 0:
+    collect_ignore_glob = ["test_*"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    own = [item for item in items if item.path.parent == HERE]
+    own.sort(key=lambda item: ORDER.index(item.path.stem))
+    ordered = iter(own)
+    items[:] = [next(ordered) if item.path.parent == HERE else item for item in items]
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """The lab, raised once; taking it down must leave nothing, whatever the tests did to it."""
+    raised = Lab(Topology("e2e", 3, 3, 7543, 6543), tmp_path_factory.mktemp("steersman") / "config.yaml")
+    try:
+        raised.up()
+        yield raised
+    finally:
+        raised.down()
+    name = raised.topology.name
+    assert segment.namespaces(name) == []
+    assert cgroups.processes(raised.topology.cgroup) == []
+    assert not raised.topology.directory.exists()
+
+
+@pytest.fixture
+def namespace(lab: Lab) -> Iterator[str]:
+    """A namespace of the test's own; what is in it goes with it."""
+    name = f"test-{SystemEntropy().token(6)}"
+    lab.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    lab.client.delete("namespaces", name)
