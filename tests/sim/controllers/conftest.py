@@ -23,12 +23,14 @@ from steersman.clock import ManualClock, SeededEntropy, rfc3339
 from steersman.types import Node
 
 TURNS = 40  # turns of the event loop in which a change surely went through store, watch and cache
+RETRY_S = 0.2  # delays below this are back-offs
 
 
 class World:
     """The cluster under simulation.
 
-    `beating` are the nodes whose agents run; `starts` decides whether a pod's containers come up ready.
+    `beating` are the nodes whose agents run; `starts` decides whether a pod's containers come up ready; `shuffled`
+    lets everyone act in an order that changes from turn to turn, by the seed.
     """
 
     def __init__(self, seed: int = 1) -> None:
@@ -45,6 +47,7 @@ class World:
         self.invariants: list[Callable[[], None]] = []
         self.controllers = Controllers(self.client, self, self.clock, self.entropy)
         self.addresses = 0
+        self.shuffled = False
 
     # what the gateway would say
     def last(self, node_name: str) -> float | None:
@@ -116,23 +119,34 @@ class World:
             invariant()
 
     async def fixpoint(self, rounds: int = 4_000) -> None:
-        """Let everyone act until nobody has anything to do; the clock stands still."""
+        """Let everyone act until nobody has anything to do; the clock moves only over back-offs of retries."""
         for _ in range(rounds):
+            await self.turn()
             acted = False
-            for part in (*self.controllers.runtimes, self.controllers.scheduler):
-                assert part is not None
-                if await part.round():
+            scheduler = self.controllers.scheduler
+            assert scheduler is not None
+            parts = [*(runtime.round for runtime in self.controllers.runtimes), scheduler.round, self.agents]
+            if self.shuffled:
+                parts.sort(key=lambda _: self.entropy.jitter())
+            for act in parts:
+                if await act():
                     acted = True
                     await self.turn()
-            if await self.agents():
-                acted = True
-                await self.turn()
             for recorder in self.controllers.recorders:
                 acted = bool(await recorder.flush()) or acted
-            await self.turn()
-            if not acted:
+            if acted:
+                continue
+            soon = self._next_retry()
+            if soon is None:
                 return
+            self.clock.advance(soon)
+            self.beat()
         raise AssertionError("no fixpoint: the controllers keep acting")
+
+    def _next_retry(self) -> float | None:
+        queues = [runtime.queue for runtime in self.controllers.runtimes]
+        delays = [delay for queue in queues if (delay := queue.next_delay()) is not None and delay < RETRY_S]
+        return min(delays, default=None)
 
     async def advance(self, seconds: float, step: float = 0.5) -> None:
         """Let time pass, heartbeats and all."""

@@ -72,27 +72,28 @@ async def test_a_deployment_comes_up_spread_over_the_nodes_and_behind_its_servic
     assert {"ScalingReplicaSet", "SuccessfulCreate", "Scheduled"} <= reasons
 
 
-async def test_a_rolling_update_keeps_within_surge_and_availability(world: Any) -> None:
-    await three_nodes(world)
-    limits = {"strategy": {"rollingUpdate": {"maxSurge": 2, "maxUnavailable": 1}}}
-    await world.apply(deployment(replicas=8, **limits))
-    await world.fixpoint()
+@pytest.mark.parametrize("seed", range(1, 9))
+async def test_a_rolling_update_keeps_within_surge_and_availability_in_any_order(simulation: Any, seed: int) -> None:
+    async with simulation(seed) as world:
+        world.shuffled = True
+        await three_nodes(world)
+        limits = {"strategy": {"rollingUpdate": {"maxSurge": 2, "maxUnavailable": 1}}}
+        await world.apply(deployment(replicas=8, **limits))
+        await world.fixpoint()
 
-    def within_limits() -> None:
-        alive = [pod for pod in world.pods(app="web") if pod.active]
-        assert len(world.ready(app="web")) >= 7, "maxUnavailable was broken"
-        assert len(alive) <= 10, "maxSurge was broken"
+        def within_limits() -> None:
+            alive = [pod for pod in world.pods(app="web") if pod.active]
+            assert len(world.ready(app="web")) >= 7, "maxUnavailable was broken"
+            assert len(alive) <= 10, "maxSurge was broken"
 
-    world.invariants.append(within_limits)
-    await world.apply(deployment(replicas=8, image="web:2", **limits))
-    await world.fixpoint()
-
-    assert {pod.spec.containers[0].image for pod in world.ready()} == {"web:2"}
-    sets = (await world.client.list(ReplicaSet)).items
-    assert sorted((rs.spec.replicas, rs.metadata.annotations["deployment.kubernetes.io/revision"]) for rs in sets) == [
-        (0, "1"),
-        (8, "2"),
-    ]
+        world.invariants.append(within_limits)
+        for image in ("web:2", "web:3"):
+            await world.apply(deployment(replicas=8, image=image, **limits))
+            await world.fixpoint()
+            assert {pod.spec.containers[0].image for pod in world.ready()} == {image}
+        sets = (await world.client.list(ReplicaSet)).items
+        revisions = {rs.metadata.annotations["deployment.kubernetes.io/revision"]: rs.spec.replicas for rs in sets}
+        assert revisions == {"1": 0, "2": 0, "3": 8}
 
 
 async def test_undo_brings_the_old_replica_set_back_with_a_new_revision(world: Any) -> None:
