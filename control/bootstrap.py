@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from steersman.client import AsyncClient, Document
 from steersman.errors import ApiError
@@ -19,6 +19,7 @@ log = logging.getLogger("control.bootstrap")
 
 NAMESPACES: Final = ("default", "kube-system", "kube-public", "kube-node-lease")
 ACTOR: Final = "bootstrap"
+_API_LABEL: Final = "kubernetes.io/service-name"
 
 
 def first_address(service_cidr: str) -> str:
@@ -59,28 +60,33 @@ def _service(namespace: str, name: str, labels: dict[str, str], address: str, po
     }
 
 
-def api_endpoints(rest_addresses: Sequence[str]) -> Document:
-    """The EndpointSlice of default/kubernetes: where the members serve REST (host:port; one port for all)."""
-    hosts, ports = [], set()
+def api_endpoints(rest_addresses: Sequence[str]) -> list[Document]:
+    """The EndpointSlices of default/kubernetes: where the members serve REST (host:port).
+
+    One slice for each port, because all endpoints of a slice have the same ones; members on hosts of their own share one.
+    """
+    hosts: dict[int, list[str]] = {}
     for address in sorted(set(rest_addresses)):
         host, _, port = address.rpartition(":")
         try:
-            hosts.append(str(ipaddress.IPv4Address(host.strip("[]"))))
+            hosts.setdefault(int(port), []).append(str(ipaddress.IPv4Address(host.strip("[]"))))
         except ValueError:
             continue  # a host name: an EndpointSlice of addresses cannot hold it
-        ports.add(int(port))
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": "kubernetes",
-            "namespace": "default",
-            "labels": {"kubernetes.io/service-name": "kubernetes"},
-        },
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [host], "conditions": {"ready": True}} for host in hosts],
-        "ports": [{"name": "https", "port": port, "protocol": "TCP"} for port in sorted(ports)],
-    }
+    return [
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": f"kubernetes-{port}" if number else "kubernetes",
+                "namespace": "default",
+                "labels": {_API_LABEL: "kubernetes"},
+            },
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [host], "conditions": {"ready": True}} for host in hosts[port]],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        }
+        for number, port in enumerate(sorted(hosts))
+    ]
 
 
 async def ensure(client: AsyncClient, service_cidr: str, dns_ip: str) -> None:
@@ -108,17 +114,18 @@ async def publish_api(client: AsyncClient, rest_addresses: Sequence[str]) -> Non
     if not rest_addresses:
         return
     client = client.acting_as(ACTOR)
-    wanted = api_endpoints(rest_addresses)
-    try:
-        present: dict[str, Any] = await client.get("endpointslices", "kubernetes", "default")
-    except ApiError as error:
-        if error.reason != "NotFound":
-            raise
-        await client.create(wanted)
-        return
-    if any(present.get(key) != wanted[key] for key in ("endpoints", "ports")):
-        wanted["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"]
-        await client.update(wanted)
+    wanted = {document["metadata"]["name"]: document for document in api_endpoints(rest_addresses)}
+    listed = await client.list("endpointslices", "default", labels=f"{_API_LABEL}=kubernetes")
+    present = {item["metadata"]["name"]: item for item in listed}
+    for name, document in wanted.items():
+        held = present.get(name)
+        if held is None:
+            await client.create(document)
+        elif any(held.get(key) != document[key] for key in ("endpoints", "ports")):
+            document["metadata"]["resourceVersion"] = held["metadata"]["resourceVersion"]
+            await client.update(document)
+    for name in present.keys() - wanted.keys():
+        await client.delete("endpointslices", name, "default")
 
 
 async def _exists(client: AsyncClient, document: Document) -> bool:

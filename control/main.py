@@ -90,7 +90,6 @@ def _serve(config: MemberConfig) -> int:
 
 async def _run(config: MemberConfig) -> int:
     from control.api.grpc_server import ListenError  # noqa: PLC0415
-    from control.leading import leader_parts  # noqa: PLC0415
     from control.member import Member  # noqa: PLC0415
     from control.raft.interface import RaftError  # noqa: PLC0415
 
@@ -100,7 +99,7 @@ async def _run(config: MemberConfig) -> int:
         loop.add_signal_handler(number, stop.set)
     member: Member | None = None
     try:
-        member = Member(config, SystemClock(), SystemEntropy(), leader_parts)
+        member = Member(config, SystemClock(), SystemEntropy())
         await member.start()
     except (ConfigError, CertificateError, ListenError, RaftError, OSError) as error:
         click.echo(f"steer-control: {error}", err=True)

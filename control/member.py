@@ -35,6 +35,7 @@ from control.ca.certificates import CertificateError, is_past_half, server_names
 from control.ca.files import PkiFolder, renew_member
 from control.ca.tokens import JoinTokens, TokenError
 from control.config import KUBERNETES_VERSION, VERSION, ConfigError, MemberConfig
+from control.controllers.manager import Controllers, ControllersConfig
 from control.gateway.gateway import Gateway
 from control.gateway.heartbeats import Heartbeats
 from control.gateway.settings import GatewaySettings
@@ -58,26 +59,17 @@ RENEW_EVERY_S: Final = 3600.0  # how often a member looks at its certificate's a
 INITIAL_TOKEN_TTL_S: Final = 365 * 24 * 3600  # the file lies beside the CA's key: who reads one has the other
 
 Part = Callable[[], Awaitable[None]]
-# Makes what the leader runs beside the gateway, anew for every term: name -> part.
-LeaderParts = Callable[["Member"], dict[str, Part]]
 
 
 class Member:
-    """One member. `start`, then `stop` once.
+    """One member. `start`, then `stop` once."""
 
-    Args:
-        leader_parts: controllers and scheduler.
-    """
-
-    def __init__(
-        self, config: MemberConfig, clock: Clock, entropy: Entropy, leader_parts: LeaderParts | None = None
-    ) -> None:
+    def __init__(self, config: MemberConfig, clock: Clock, entropy: Entropy) -> None:
         config.check()
         self.config = config
         self.clock = clock
         self.entropy = entropy
         self.registry = CollectorRegistry()
-        self._leader_parts = leader_parts
         self._pki = PkiFolder(config.pki_dir)
         _check_certificate(self._pki, clock)
         self._authority = self._pki.authority(clock)
@@ -239,8 +231,11 @@ class Member:
         await self._note_addresses()
         await bootstrap.ensure(self.client, config.service_cidr, config.dns_ip)
         await self._adopt_token()
-        parts = self._leader_parts(self) if self._leader_parts is not None else {}
-        parts = {"gateway": self.gateway.lead, "api endpoints": self._publish_api, **parts}
+        parts: dict[str, Part] = {
+            "gateway": self.gateway.lead,
+            "controllers": self._run_controllers,
+            "api endpoints": self._publish_api,
+        }
         tasks = [asyncio.create_task(self._supervise(name, part), name=name) for name, part in parts.items()]
         try:
             await asyncio.gather(*tasks)
@@ -248,6 +243,11 @@ class Member:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run_controllers(self) -> None:
+        """Controllers and scheduler, made anew: how long nodes were silent counts from now."""
+        settings = ControllersConfig(node_lease=self.config.node_lease_s)
+        await Controllers(self.client, self.heartbeats, self.clock, self.entropy, settings).run()
 
     async def _adopt_token(self) -> None:
         """Accept the join token that the installer left in a file."""

@@ -81,6 +81,8 @@ class LeaderLink:
             try:
                 if self._leadership.is_self:
                     return await local(request, caller)
+                if caller.via:
+                    raise no_leader(self._leadership.leader)  # carried here by a member that erred: it asks again
                 return await self._forward(service, method, request, caller, deadline)
             except ApiError as error:
                 if repeated and _was_done(method, request, error):

@@ -145,8 +145,11 @@ class ObjectsServicer(_Servicer, objects_pb2_grpc.ObjectsServicer):
     async def Kinds(self, request: Any, context: Any) -> Any:  # noqa: N802
         return await self._unary("Kinds", context, self._handlers.kinds, request)
 
-    def Watch(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self._stream("Watch", context, lambda caller: self._handlers.watch(request, caller))
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]  # noqa: N802
+        # gRPC tells streams by the function's kind: this must itself be an asynchronous generator.
+        async with aclosing(self._stream("Watch", context, lambda caller: self._handlers.watch(request, caller))) as answers:  # type: ignore[type-var]
+            async for answer in answers:
+                yield answer
 
     async def Create(self, request: Any, context: Any) -> Any:  # noqa: N802
         return await self._write("Create", context, self._handlers.create, request)
