@@ -63,6 +63,8 @@ def default(document: dict[str, Any]) -> None:
 def carry(new: dict[str, Any], old: Mapping[str, Any]) -> None:
     """Keep the addresses and ports that were allocated, where the update leaves them out."""
     spec, before = new["spec"], old["spec"]
+    if spec["type"] not in EXTERNAL_TYPES and before["type"] in EXTERNAL_TYPES:
+        _drop_outside(spec, before)
     if spec["type"] == "ExternalName":
         if before["type"] != "ExternalName":  # its address goes back
             for name in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
@@ -79,6 +81,17 @@ def carry(new: dict[str, Any], old: Mapping[str, Any]) -> None:
             node_port = taken.get((port.get("port"), port.get("protocol")))
             if node_port and not port.get("nodePort"):
                 port["nodePort"] = node_port
+
+
+def _drop_outside(spec: dict[str, Any], before: Mapping[str, Any]) -> None:
+    """Let go of what only a service that is reached from outside has, unless the update asks for it anew."""
+    for name in ("externalTrafficPolicy", "allocateLoadBalancerNodePorts", "healthCheckNodePort", "loadBalancerClass"):
+        if name in spec and spec[name] == before.get(name):
+            del spec[name]
+    held = {port.get("nodePort") for port in before.get("ports", ())}
+    for port in spec.get("ports", ()):
+        if port.get("nodePort") in held:
+            port.pop("nodePort", None)
 
 
 def validate(document: Mapping[str, Any], problems: Problems) -> None:

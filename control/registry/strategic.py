@@ -1,7 +1,9 @@
 """Strategic merge: patches that know which lists are sets of named things.
 
 The schema says of each field how it merges (x-kubernetes-patch-strategy, -merge-key): a list with strategy "merge" is a
-map in disguise, its members told apart by the merge key; every other list is one value. A patch may hold directives:
+map in disguise, its members told apart by the merge key; every other list is one value. Where the schema knows a fuller
+key (x-kubernetes-list-map-keys: a port's number and its protocol), that one counts, so that 53/UDP and 53/TCP stay two; a
+patch that gives only the merge key means the one member that has it. A patch may hold directives:
 
     $patch: delete | replace | merge          in an object or a list's member: remove it, or take the patch as it is
     $retainKeys: [a, b]                       of the object's fields only these survive (unions: one of many sources)
@@ -79,7 +81,7 @@ def merge(node: Node, original: Dict, patch: Dict) -> Dict:
         elif key.startswith(ORDER) and key[len(ORDER) :] not in patch and isinstance(values, list):
             name = key[len(ORDER) :]
             if isinstance(result.get(name), list):
-                identity = _identity(_field(node, name).node, name)
+                identity = _identity(_field(node, name).node, name, result[name])
                 result[name] = _in_order(result[name], values, result[name], identity)
     return result
 
@@ -99,17 +101,32 @@ def _plain_object(value: Dict) -> Dict:
     return {key: _plain(inner) for key, inner in value.items() if inner is not None and not key.startswith("$")}
 
 
-def _identity(node: Node, path: str) -> Callable[[Any], Hashable]:
-    """What tells a list's members apart: the merge key's value, or a plain value itself."""
+_KEY_DEFAULTS: Final = {"protocol": "TCP"}  # of the further keys, where a member leaves one out
+
+Identity = Callable[[Any], Hashable]
+
+
+def _identity(node: Node, path: str, present: list[Any]) -> Identity:
+    """What tells a list's members apart: the keys' values, or a plain value itself. `present` is the list as it is."""
     key = node.merge_key
     if not key:
         return _hashable
+    keys = node.list_keys if key in node.list_keys else (key,)
+    by_merge_key: dict[Hashable, list[Hashable]] = {}
 
     def of(member: Any) -> Hashable:
         if not isinstance(member, dict) or key not in member:
             raise bad_request(f"a member of {path} must name its merge key {key!r}")
-        return _hashable(member[key])
+        same = by_merge_key.get(_hashable(member[key]), ())
+        if len(same) == 1 and any(name not in member for name in keys):
+            return same[0]
+        return tuple(_hashable(member.get(name, _KEY_DEFAULTS.get(name))) for name in keys)
 
+    if len(keys) > 1:
+        for member in present:
+            named = of(member)
+            if named not in by_merge_key.setdefault(_hashable(member[key]), []):
+                by_merge_key[_hashable(member[key])].append(named)
     return of
 
 
@@ -119,7 +136,7 @@ def _hashable(value: Any) -> Hashable:
 
 def _merge_list(node: Node, original: list[Any], patch: list[Any], path: str, order: Any) -> list[Any]:
     assert node.item is not None
-    identity = _identity(node, path)
+    identity = _identity(node, path, original)
     if any(isinstance(member, dict) and member.get(PATCH) == "replace" for member in patch):
         return [_plain(member) for member in patch if not (isinstance(member, dict) and member.get(PATCH) == "replace")]
     removed = {identity(m) for m in patch if isinstance(m, dict) and m.get(PATCH) == "delete"}
@@ -135,9 +152,7 @@ def _merge_list(node: Node, original: list[Any], patch: list[Any], path: str, or
     return _in_order(list(merged.values()), named, original, identity)
 
 
-def _in_order(
-    members: list[Any], named: list[Any], before: list[Any], identity: Callable[[Any], Hashable]
-) -> list[Any]:
+def _in_order(members: list[Any], named: list[Any], before: list[Any], identity: Identity) -> list[Any]:
     """Put members into order: the named ones as named, the others as before, interleaved as before."""
     wanted = {identity(member): index for index, member in enumerate(named)}
     place = {identity(member): index for index, member in enumerate(before)}
@@ -183,7 +198,7 @@ def _retained(field: Field, wanted: Dict, merged: Dict, current: Dict) -> Dict:
 def _apply_list(field: Field, last: list[Any], wanted: list[Any], current: list[Any], path: str) -> list[Any]:
     node = field.node
     assert node.item is not None
-    identity = _identity(node, path)
+    identity = _identity(node, path, current)
     before, now = {identity(m): m for m in last}, {identity(m): m for m in current}
     ours = {identity(m) for m in wanted}
     merged = {name: member for name, member in now.items() if name in ours or name not in before}

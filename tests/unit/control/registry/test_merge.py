@@ -176,6 +176,21 @@ def test_apply_removes_what_it_once_set_and_keeps_what_others_set(client: Any, d
     assert containers[0]["env"] == [{"name": "B", "value": "4"}, {"name": "C", "value": "3"}]
 
 
+def test_one_port_number_may_serve_two_protocols(client: Any, service: Any) -> None:
+    ports = [{"name": "udp", "port": 53, "protocol": "UDP"}, {"name": "tcp", "port": 53}]
+    service["spec"]["ports"] = ports
+    current = applied(client, None, service)
+    assert applied(client, current, service) == current
+    one = patched(client, current, {"spec": {"ports": [{"port": 53, "protocol": "UDP", "targetPort": 5353}]}})
+    assert [(p["name"], p["targetPort"]) for p in one["spec"]["ports"]] == [("udp", 5353), ("tcp", 53)]
+    service["spec"]["ports"] = ports[1:]
+    current = applied(client, current, service)
+    assert names(current["spec"]["ports"]) == ["tcp"]
+    only = client.create({**service, "spec": {"ports": [{"port": 53, "protocol": "UDP"}]}})
+    changed = patched(client, only, {"spec": {"ports": [{"port": 53, "name": "dns"}]}})
+    assert [(p["name"], p["protocol"]) for p in changed["spec"]["ports"]] == [("dns", "UDP")]
+
+
 def test_apply_switches_a_union_without_naming_what_goes(client: Any, deployment: Any, pod: Any) -> None:
     current = applied(client, None, deployment)
     assert "rollingUpdate" in current["spec"]["strategy"]

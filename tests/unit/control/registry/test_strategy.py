@@ -297,6 +297,20 @@ def test_a_service_keeps_its_address_through_updates_that_leave_it_out(client: A
     assert "clusterIP" not in outside["spec"]
 
 
+def test_a_service_that_turns_inward_lets_its_node_ports_go(client: Any, service: Any) -> None:
+    spec = {"type": "NodePort", "clusterIP": "10.96.0.7", "ports": [{"port": 80, "nodePort": 31000}]}
+    old = client.create({**service, "spec": spec})
+    new = copy.deepcopy(old)
+    new["spec"]["type"] = "ClusterIP"
+    prepare_update(client.resource(service), new, old, client.context)
+    assert "nodePort" not in new["spec"]["ports"][0]
+    assert "externalTrafficPolicy" not in new["spec"]
+    asked = copy.deepcopy(old)
+    asked["spec"] |= {"type": "ClusterIP", "ports": [{**old["spec"]["ports"][0], "nodePort": 31001}]}
+    with pytest.raises(ApiError, match="may not be used when type is ClusterIP"):
+        prepare_update(client.resource(service), asked, old, client.context)
+
+
 def test_fields_that_nobody_acts_on_are_told_of(client: Any, pod: Any) -> None:
     pod["spec"]["hostUsers"] = False
     pod["spec"]["volumes"] = [{"name": "a", "nfs": {"server": "s", "path": "/"}}]
