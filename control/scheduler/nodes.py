@@ -63,7 +63,7 @@ class NodeTable:
     @property
     def size(self) -> int:
         """Rows of the arrays."""
-        return self.alive.shape[0]
+        return len(self.alive)
 
     @property
     def count(self) -> int:
@@ -219,7 +219,7 @@ class NodeTable:
         column, known = self.codes(key)
         wanted = [code for code, value in enumerate(known) if value in frozenset(values)]
         if len(wanted) == 1:
-            return column == wanted[0]
+            return np.equal(column, wanted[0])
         return np.isin(column, wanted)
 
     def taint_sets(self) -> tuple[npt.NDArray[np.int32], list[tuple[Taint, ...]]]:
@@ -255,7 +255,8 @@ class NodeTable:
     def free(self, resource: str) -> Amounts:
         """What is left of a resource on each node."""
         index = self._resource(resource)
-        return self.allocatable[index] - self.used[index]
+        left: Amounts = self.allocatable[index] - self.used[index]
+        return left
 
     def named(self, mask: Mask) -> Sequence[str]:
         """Names of the nodes in a mask."""

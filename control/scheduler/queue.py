@@ -8,7 +8,7 @@ Source of the scheme: Kubernetes' scheduling queue (KEP-4247).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from control.scheduler.plugin import Change, Filter
@@ -146,10 +146,9 @@ class SchedulingQueue:
         if self._active:
             return 0.0
         now = self._clock.monotonic()
-        times: Sequence[float] = [
-            *(self._backoff[:1] and [self._backoff[0][0]]),
-            *(one.asleep_since + SLEEP_MAX_S for one in self._waiting.values() if one.asleep_since is not None),
-        ]
+        times = [one.asleep_since + SLEEP_MAX_S for one in self._waiting.values() if one.asleep_since is not None]
+        if self._backoff:
+            times.append(self._backoff[0][0])
         return max(min(times) - now, 0.0) if times else None
 
 

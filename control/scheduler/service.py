@@ -154,8 +154,7 @@ class Scheduler:
     async def _carry_out(self, decided: Sequence[tuple[Waiting, Decision]]) -> None:
         writes: list[tuple[Waiting, Decision, Any]] = []
         for one, decision in decided:
-            result = "scheduled" if decision.node else "unschedulable"
-            ATTEMPTS.labels(one.pod.scheduler, result).inc()
+            ATTEMPTS.labels(one.pod.scheduler, "scheduled" if decision.node else "unschedulable").inc()
             if decision.node:
                 writes.append((one, decision, self._binding(one.pod, decision.node)))
             else:

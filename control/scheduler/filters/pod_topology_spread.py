@@ -26,7 +26,7 @@ def refuse(pod: PodFacts, nodes: NodeTable) -> Sequence[Refusal]:
     admitted = nodes.alive & allowed(pod, nodes)
     for spread in pod.spreads:
         admitted &= nodes.codes(spread.topology_key)[0] >= 0
-    refusals = []
+    refusals: list[Refusal] = []
     for spread in pod.spreads:
         refusals.extend(_one(pod, spread, nodes, admitted))
     return refusals

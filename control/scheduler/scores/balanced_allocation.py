@@ -12,7 +12,8 @@ from control.scheduler.scores.least_allocated import fractions
 
 def rate(pod: PodFacts, nodes: NodeTable, among: Mask) -> Scores:  # noqa: ARG001 - the form of a score
     used = np.minimum(fractions(pod, nodes), 1.0)
-    return TOP * (1.0 - np.abs(used[0] - used[1]) / 2.0)  # the standard deviation of two numbers
+    deviation: Scores = np.abs(used[0] - used[1]) / 2.0  # the standard deviation of two numbers
+    return TOP * (1.0 - deviation)
 
 
 SCORE = Score("NodeResourcesBalancedAllocation", rate, weight=1.0)

@@ -10,7 +10,8 @@ from control.scheduler.pod import PodFacts
 
 
 def rate(pod: PodFacts, nodes: NodeTable, among: Mask) -> Scores:  # noqa: ARG001 - the form of a score
-    return TOP * (1.0 - np.minimum(fractions(pod, nodes), 1.0).mean(axis=0))
+    used: Scores = np.minimum(fractions(pod, nodes), 1.0).mean(axis=0)
+    return TOP * (1.0 - used)
 
 
 def fractions(pod: PodFacts, nodes: NodeTable) -> Scores:

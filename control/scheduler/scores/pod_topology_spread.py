@@ -21,11 +21,11 @@ def rate(pod: PodFacts, nodes: NodeTable, among: Mask) -> Scores | float:
     if not pod.owner:
         return TOP
     counts = nodes.counted(pod.owner)
-    against = counts * math.log(int(among.sum()) + 2)
+    against: Scores = counts.astype(np.float64) * math.log(int(among.sum()) + 2)
     column, values = nodes.codes(ZONE)
     if values:
         per_zone = np.bincount(column[column >= 0], weights=counts[column >= 0], minlength=len(values))
-        against = against + np.where(column >= 0, per_zone[np.maximum(column, 0)], 0.0) * math.log(len(values) + 2)
+        against += np.where(column >= 0, per_zone[np.maximum(column, 0)], 0.0) * math.log(len(values) + 2)
     return fewest_best(against, among)
 
 
