@@ -69,10 +69,11 @@ def fixed_chains(host: HostNetwork, pod_cidr: str) -> dict[str, FixedChain]:
         "refuse": FixedChain(
             "",
             (
+                "ct state established,related accept",  # all but a connection's first packet stop here
                 f"{to_service} meta l4proto 6 reject with tcp reset",
                 f"{to_service} reject with icmp type port-unreachable",
-                f"ct state new meta l4proto 6 {refused} reject with tcp reset",
-                f"ct state new {refused} reject with icmp type port-unreachable",
+                f"meta l4proto 6 {refused} reject with tcp reset",
+                f"{refused} reject with icmp type port-unreachable",
             ),
         ),
         "prerouting": FixedChain("type nat hook prerouting priority -100;", ("jump dispatch",)),

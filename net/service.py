@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -256,6 +257,7 @@ class ServiceTable:
     def __init__(self) -> None:
         self._rules: dict[str, ServiceRules] = {}
         self._claims: dict[Claim, dict[str, str]] = {}
+        self._senders: Counter[tuple[int, str, int]] = Counter()  # Services that send to an endpoint
 
     @property
     def chains(self) -> dict[str, tuple[Rule, ...]]:
@@ -289,6 +291,8 @@ class ServiceTable:
             old = self._rules.get(key, NO_RULES)
             if old == new:
                 continue
+            self._senders.update(new.targets)
+            self._senders.subtract(old.targets)
             dropped |= old.targets - new.targets
             _compare(old, new, delta)
             for claim in (*old.claims, *new.claims):
@@ -313,8 +317,9 @@ class ServiceTable:
                 delta.removed[claim] = was
             if now is not None:
                 delta.added[claim] = now
-        if dropped:
-            dropped -= {target for rules in self._rules.values() for target in rules.targets & dropped}
+        dropped = {target for target in dropped if self._senders[target] <= 0}
+        for target in dropped:
+            del self._senders[target]
         return Change(_commands(delta), frozenset(dropped))
 
 

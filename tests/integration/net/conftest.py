@@ -157,7 +157,10 @@ class World:
         key = f"default/{name}"
         ports = [{"name": "p", "port": port, "protocol": protocol, "nodePort": node_port}]
         self.services[key] = Service.from_dict(
-            {"metadata": {"name": name, "namespace": "default"}, "spec": {"clusterIP": cluster_ip, "ports": ports, **spec}}
+            {
+                "metadata": {"name": name, "namespace": "default"},
+                "spec": {"clusterIP": cluster_ip, "ports": ports, **spec},
+            }
         )
         self.endpoints(name, pods, target, protocol)
 
@@ -172,7 +175,8 @@ class World:
                 "addressType": "IPv4",
                 "ports": [{"name": "p", "port": target, "protocol": protocol}],
                 "endpoints": [
-                    {"addresses": [pod.address], "nodeName": pod.host.name, "conditions": {"ready": True}} for pod in pods
+                    {"addresses": [pod.address], "nodeName": pod.host.name, "conditions": {"ready": True}}
+                    for pod in pods
                 ],
             }
         )

@@ -19,7 +19,9 @@ from net.plan import pod_link
 
 
 @contextlib.asynccontextmanager
-async def answering(world: Any, netns: str, port: int, name: str, kind: int = socket.SOCK_STREAM) -> AsyncIterator[None]:
+async def answering(
+    world: Any, netns: str, port: int, name: str, kind: int = socket.SOCK_STREAM
+) -> AsyncIterator[None]:
     """Something in the namespace that answers every client with `name`, and what it saw as the client's address."""
     in_netns = world.in_netns
 
@@ -136,7 +138,9 @@ async def test_service_without_endpoints_refuses_at_once(world):
         for address in ("10.96.0.22", "10.96.77.77"):
             with pytest.raises(ConnectionRefusedError):
                 await world.in_netns(netns, tcp, address, 80)
-        with pytest.raises((ConnectionRefusedError, PermissionError)):  # the host's own send fails before the ICMP comes
+        with pytest.raises(
+            (ConnectionRefusedError, PermissionError)
+        ):  # the host's own send fails before the ICMP comes
             await world.in_netns(netns, udp, "10.96.0.23", 80)
     world.endpoints("empty", [server], 8080)
     await world.sync()
@@ -176,7 +180,8 @@ async def test_session_affinity_keeps_a_client_with_its_endpoint_while_it_lasts(
         world.endpoints("sticky", [pod for pod in servers if pod not in kept], 8080)
         await world.sync()
         moved = {(await world.in_netns(client.netns, tcp, "10.96.0.25", 80))[0] for _ in range(15)}
-        assert len(moved) == 1 and moved != seen
+        assert len(moved) == 1
+        assert moved != seen
 
 
 async def test_node_port_answers_on_every_host_for_clients_outside(world):
@@ -210,7 +215,9 @@ async def test_dns_answers_pods_and_hosts_by_udp_and_tcp(world):
     stream = await world.in_netns(
         pod.netns,
         lambda: DNSRecord.parse(
-            DNSRecord.question("_p._tcp.web.default.svc.cluster.local", "SRV").send("10.96.0.10", 53, tcp=True, timeout=3)
+            DNSRecord.question("_p._tcp.web.default.svc.cluster.local", "SRV").send(
+                "10.96.0.10", 53, tcp=True, timeout=3
+            )
         ),
     )
     assert [QTYPE[found.rtype] for found in stream.rr] == ["SRV"]
