@@ -75,8 +75,9 @@ class _Replay:
 
     def add(self, entry: Entry) -> bool:
         """Put an entry at its index, cutting what was there; answer False when it leaves a gap."""
-        if not self.entries and self.base_term is None:
-            self.base = entry.index - 1
+        if self.base_term is None and (not self.entries or entry.index <= self.base):
+            # The first entry to be read; or one that replaces it and what came before it in segments that are gone.
+            self.base, self.entries = entry.index - 1, []
         if not self.base < entry.index <= self.last_index + 1:
             return False
         del self.entries[entry.index - self.base - 1 :]
