@@ -60,13 +60,13 @@ RETRIES = Counter("steersman_controller_retries_total", "Keys sent back after a 
 WRITES = Counter("steersman_controller_writes_total", "Writes by their result", ["controller", "verb", "result"])
 
 Key = TypeVar("Key", bound=Hashable)
-AnyKey = TypeVar("AnyKey", bound=Hashable, contravariant=True)
+Key_contra = TypeVar("Key_contra", bound=Hashable, contravariant=True)
 View = TypeVar("View")
 Enqueue = Callable[[Any, int], None]
 Caches = Mapping[str, Cache[Any]]  # by kind
 
 
-class Controller(Protocol[AnyKey, View]):
+class Controller(Protocol[Key_contra, View]):
     """What the runtime needs of a controller."""
 
     name: str  # the actor of its writes, as "deployment-controller"
@@ -75,7 +75,7 @@ class Controller(Protocol[AnyKey, View]):
         """Subscribe to caches so that every change that matters enqueues the keys that it matters to, with its revision."""
         ...
 
-    async def observe(self, key: AnyKey, failure: Failure | None) -> View | None:
+    async def observe(self, key: Key_contra, failure: Failure | None) -> View | None:
         """What the decision about `key` is made from; None: there is nothing to decide."""
         ...
 

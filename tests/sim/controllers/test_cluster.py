@@ -236,7 +236,7 @@ async def test_a_deleted_namespace_empties_and_goes(world: Any) -> None:
     with pytest.raises(ApiError, match="not found"):
         await world.client.get(Namespace, "team")
     assert world.pods() == []
-    assert [cm for cm in (await world.client.list("configmaps", "team")).items] == []
+    assert (await world.client.list("configmaps", "team")).items == ()
 
 
 async def test_a_pod_that_fits_nowhere_says_why_and_is_placed_when_room_comes(world: Any) -> None:
