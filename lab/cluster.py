@@ -146,23 +146,26 @@ async def up(topology: Topology, progress: Progress, *, timeout: float = 120.0, 
     _start_balancer(topology)
     _save_context(topology)
     progress(f"{len(topology.hosts)} hosts booted, the API will answer on 127.0.0.1:{topology.grpc_port}")
-    async with asyncio.timeout(timeout) as limit, AsyncClient.connect(topology.name) as client:
-        stock = asyncio.create_task(library.stock(topology, progress)) if images else None
-        try:
-            status = await _leader(topology, client)
-            progress(
-                f"{status.leader} leads {len(status.members)} member{'s' * (len(status.members) != 1)}, term {status.term}"
-            )
-            await _nodes_ready(topology, client, progress)
-            if stock is not None:
-                await stock
-        except TimeoutError:
-            if limit.expired():
-                raise LabError(_late(topology, timeout)) from None
-            raise
-        finally:
-            if stock is not None:
-                stock.cancel()
+    try:
+        async with asyncio.timeout(timeout), AsyncClient.connect(topology.name) as client:
+            await _ready(topology, client, progress, images=images)
+    except TimeoutError:
+        raise LabError(_late(topology, timeout)) from None
+
+
+async def _ready(topology: Topology, client: AsyncClient, progress: Progress, *, images: bool) -> None:
+    stock = asyncio.create_task(library.stock(topology, progress)) if images else None
+    try:
+        status = await _leader(topology, client)
+        progress(
+            f"{status.leader} leads {len(status.members)} member{'s' * (len(status.members) != 1)}, term {status.term}"
+        )
+        await _nodes_ready(topology, client, progress)
+        if stock is not None:
+            await stock
+    finally:
+        if stock is not None:
+            stock.cancel()
 
 
 async def _leader(topology: Topology, client: AsyncClient) -> cluster_pb2.ClusterStatus:

@@ -42,7 +42,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 """
 REGISTRY_CONFIG = f"""\
 version: 0.1
-log: {{level: warn, accesslog: {{disabled: true}}}}
+log: {{level: error, accesslog: {{disabled: true}}}}
 storage:
   filesystem: {{rootdirectory: /var/lib/registry}}
   delete: {{enabled: true}}
