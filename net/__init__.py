@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from net.environment import service_environment
 from net.ipam import Allocation, Ipam
-from net.network import NetworkError, PodNetwork
+from net.links import NetworkError
+from net.network import PodNetwork
 from net.view import HostNetwork, NetworkView
 
 __all__ = [

@@ -113,9 +113,9 @@ class DnsServer:
             self._known_serial = self._zone.serial
         known = None if stream else self._known.get(query[2:])
         if known:
-            answer, rcode = known
+            remembered, rcode = known
             metrics.DNS_QUERIES.labels(rcode).inc()
-            return query[:2] + answer
+            return query[:2] + remembered
         try:
             record = DNSRecord.parse(query)
             name = str(record.q.qname).lower().rstrip(".") if record.questions else ""
@@ -299,6 +299,7 @@ def _rr(record: Record) -> RR:
 def _rdata(record: Record) -> RD:
     data = record.data
     if record.type == dns_records.SRV:
+        assert isinstance(data, tuple)
         priority, weight, port, target = data
         return SRV(priority, weight, port, target)
     if record.type == dns_records.SOA:

@@ -89,7 +89,7 @@ class Zone:
         self._entries: dict[str, _Entry] = {}
         self._count: dict[str, int] = {}  # Services by namespace
         self._names: dict[str, dict[str, None]] = {}  # names by address, for PTR, oldest first
-        self._namespaces: Collection[str] = ()
+        self._namespaces: frozenset[str] = frozenset()
 
     @property
     def namespaces(self) -> Collection[str]:
@@ -97,8 +97,9 @@ class Zone:
 
     @namespaces.setter
     def namespaces(self, names: Collection[str]) -> None:
-        if names != self._namespaces:
-            self._namespaces = frozenset(names)
+        given = frozenset(names)
+        if given != self._namespaces:
+            self._namespaces = given
             self.serial += 1
 
     def update(self, key: str, service: Service | None, slices: Iterable[EndpointSlice]) -> None:

@@ -107,7 +107,9 @@ class HostLinks:
         names = {link["index"]: link for link in self._links()}
         for address in self._route.get_addr(family=socket.AF_INET):
             link = names.get(address["index"])
-            name = link.get_attr("IFLA_IFNAME") if link else ""
+            if link is None:
+                continue
+            name = link.get_attr("IFLA_IFNAME")
             if address.get_attr("IFA_LOCAL") == host_ip and name not in OWN_LINKS and interface in ("", name):
                 return Underlay(name, link.get_attr("IFLA_MTU"))
         where = f"link {interface}" if interface else "no link of this host"
@@ -129,7 +131,7 @@ class HostLinks:
         links = list(self._links())
         names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
         self._index = {name: index for index, name in names.items()}
-        items = [item for link in links if (item := _link_item(link, names))]
+        items: list[Item] = [found for link in links if (found := _link_item(link, names))]
         for item in wanted.values():
             if isinstance(item, Sysctl):
                 value = _read_sysctl(item.path)

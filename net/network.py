@@ -247,8 +247,6 @@ class PodNetwork:
             NetworkError: the kernel refused; the next sync tries again.
         """
         self._view, self._informed = view, True
-        if self._running is None:
-            return
         async with self._syncing:
             if self._running is None:
                 return

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from steersman.types import EndpointSlice, Node, Service
 
@@ -40,10 +39,6 @@ class HostNetwork:
     netns: str = ""
 
 
-def _nothing() -> Mapping[str, object]:
-    return MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True)
 class NetworkView:
     """The cluster's nodes, Services and EndpointSlices, by key ("name" or "namespace/name").
@@ -52,7 +47,7 @@ class NetworkView:
     when it has a Service.
     """
 
-    nodes: Mapping[str, Node] = field(default_factory=_nothing)  # type: ignore[assignment]
-    services: Mapping[str, Service] = field(default_factory=_nothing)  # type: ignore[assignment]
-    endpoint_slices: Mapping[str, EndpointSlice] = field(default_factory=_nothing)  # type: ignore[assignment]
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    services: Mapping[str, Service] = field(default_factory=dict)
+    endpoint_slices: Mapping[str, EndpointSlice] = field(default_factory=dict)
     namespaces: Collection[str] = ()
