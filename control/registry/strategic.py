@@ -201,6 +201,9 @@ def _apply_list(field: Field, last: list[Any], wanted: list[Any], current: list[
     identity = _identity(node, path, current)
     before, now = {identity(m): m for m in last}, {identity(m): m for m in current}
     ours = {identity(m) for m in wanted}
+    if len(ours) < len(wanted):  # members that can't be told apart: taken as they are, for validation to judge
+        others = [member for name, member in now.items() if name not in ours and name not in before]
+        return [_plain(member) for member in wanted] + others
     merged = {name: member for name, member in now.items() if name in ours or name not in before}
     for member in wanted:
         name = identity(member)

@@ -39,3 +39,34 @@ def test_what_is_no_quantity_is_refused_with_examples(text: str) -> None:
 def test_rendered_amounts_read_back_as_themselves(value: int) -> None:
     assert quantity.units(quantity.render("memory", value)) == value
     assert quantity.millis(quantity.render("cpu", value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "spelling"),
+    [
+        ("0.5", "500m"),
+        ("1000m", "1"),
+        ("1024Mi", "1Gi"),
+        ("1.5Gi", "1536Mi"),
+        ("1000", "1k"),
+        ("1500", "1500"),
+        ("12e4", "120e3"),
+        ("0", "0"),
+        ("0Gi", "0"),
+        ("512Mi", "512Mi"),
+        ("0.1Gi", "107374182400m"),
+        ("1Ki", "1Ki"),
+        ("1000Ki", "1000Ki"),
+        ("100u", "100u"),
+    ],
+)
+def test_a_quantity_has_one_spelling(text: str, spelling: str) -> None:
+    assert quantity.canonical(text) == spelling
+
+
+@given(st.integers(0, 1 << 40), st.sampled_from(["", "n", "u", "m", "k", "M", "G", "Ki", "Mi", "Gi", "e3"]))
+def test_the_canonical_spelling_is_the_same_amount(number: int, suffix: str) -> None:
+    text = f"{number}{suffix}"
+    spelling = quantity.canonical(text)
+    assert quantity.parse(spelling) == quantity.parse(text)
+    assert quantity.canonical(spelling) == spelling

@@ -191,6 +191,18 @@ def test_one_port_number_may_serve_two_protocols(client: Any, service: Any) -> N
     assert [(p["name"], p["protocol"]) for p in changed["spec"]["ports"]] == [("dns", "UDP")]
 
 
+def test_a_manifest_with_two_members_of_one_name_is_not_quietly_halved(client: Any, deployment: Any) -> None:
+    current = applied(client, None, deployment)
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    containers.append(copy.deepcopy(containers[0]))
+    with pytest.raises(ApiError, match=r"containers\[1\]\.name: Duplicate value"):
+        applied(client, current, deployment)
+    del containers[1]
+    containers[0]["env"] = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]
+    current = applied(client, None, deployment)
+    assert applied(client, current, deployment) == current
+
+
 def test_apply_switches_a_union_without_naming_what_goes(client: Any, deployment: Any, pod: Any) -> None:
     current = applied(client, None, deployment)
     assert "rollingUpdate" in current["spec"]["strategy"]
