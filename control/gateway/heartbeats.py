@@ -19,9 +19,12 @@ class Heartbeats:
         self._clock = clock
         self._last: dict[str, float] = {}
 
-    def beat(self, node: str) -> None:
-        """The node was heard from just now."""
-        self._last[node] = self._clock.monotonic()
+    def beat(self, node: str) -> float:
+        """The node was heard from just now; answers how many seconds it had been silent (0.0 the first time)."""
+        now = self._clock.monotonic()
+        before = self._last.get(node, now)
+        self._last[node] = now
+        return now - before
 
     def last(self, node_name: str) -> float | None:
         """When this leader last heard from the node; None: never."""

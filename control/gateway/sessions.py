@@ -158,7 +158,12 @@ class Sessions:
         while (message := await context.read()) is not grpc.aio.EOF:
             match message.WhichOneof("message"):
                 case "heartbeat":
-                    self._heartbeats.beat(session.node)
+                    silence = self._heartbeats.beat(session.node)
+                    if silence > self._settings.lease_s:
+                        # It may count as lost by now: a new Hello says what it is, its Ready condition too.
+                        why = f'node "{session.node}" was silent for {silence:.1f} s, longer than its lease'
+                        session.end(ApiError("ServiceUnavailable", why, retry_after=1))
+                        return
                     ack = node_pb2.HeartbeatAck(sequence=message.heartbeat.sequence)
                     session.send(node_pb2.GatewayMessage(heartbeat_ack=ack))
                 case "status":
