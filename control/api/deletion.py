@@ -10,7 +10,7 @@ from __future__ import annotations
 from control import admission, registry
 from control.api.allocation import Allocator
 from control.api.context import ApiContext, cause_of
-from control.api.engine import Op, Plan, Write
+from control.api.engine import Keys, Op, Plan, Write
 from control.api.messages import object_of, object_of_kv, stored_form
 from control.api.reads import place_problem
 from control.identity import Caller
@@ -48,8 +48,8 @@ class Deletion(Write):
         self._authorized = authorized
         self._resource = context.resource(request.type)
 
-    def keys(self) -> set[str]:
-        return {self._resource.key(self._request.namespace, self._request.name)}
+    def keys(self) -> Keys:
+        return Keys(frozenset((self._resource.key(self._request.namespace, self._request.name),)))
 
     async def plan(self) -> Plan:
         context, request, resource = self._context, self._request, self._resource

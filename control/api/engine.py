@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from control.api.context import ApiContext
 from control.api.errors import from_store, no_leader
@@ -62,12 +63,19 @@ class Plan:
     release: Callable[[], None] = _nothing
 
 
+class Keys(NamedTuple):
+    """Store keys of one write: what it writes, and what it only looks at (its namespace)."""
+
+    writes: frozenset[str]
+    reads: frozenset[str] = frozenset()
+
+
 class Write(ABC):
     """One write on its way."""
 
     @abstractmethod
-    def keys(self) -> set[str]:
-        """The store keys that planning depends on, as far as they are known before. Raises ApiError."""
+    def keys(self) -> Keys:
+        """What planning depends on, as far as it is known before. Raises ApiError."""
 
     @abstractmethod
     async def plan(self) -> Plan:
@@ -132,11 +140,11 @@ class _Run:
                 write = self._writes[number]
                 try:
                     keys = write.keys()
-                    if not touched.isdisjoint(keys):
+                    waits = not touched.isdisjoint(keys.writes) or not touched.isdisjoint(keys.reads)
+                    touched |= keys.writes
+                    if waits:
                         later.append(number)
-                        touched |= keys
                         continue
-                    touched |= keys
                     self._plans[number] += 1
                     plan = await write.plan()
                 except ApiError as error:

@@ -147,7 +147,9 @@ class ObjectsServicer(_Servicer, objects_pb2_grpc.ObjectsServicer):
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]  # noqa: N802
         # gRPC tells streams by the function's kind: this must itself be an asynchronous generator.
-        async with aclosing(self._stream("Watch", context, lambda caller: self._handlers.watch(request, caller))) as answers:  # type: ignore[type-var]
+        async with aclosing(
+            self._stream("Watch", context, lambda caller: self._handlers.watch(request, caller))
+        ) as answers:  # type: ignore[type-var]
             async for answer in answers:
                 yield answer
 

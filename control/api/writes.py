@@ -19,7 +19,7 @@ import msgspec
 from control import admission, registry
 from control.api.allocation import Allocator, Grant
 from control.api.context import ApiContext, cause_of, mode_of
-from control.api.engine import Op, Plan, Write
+from control.api.engine import Keys, Op, Plan, Write
 from control.api.messages import object_of, object_of_kv, stored_form, uid_of
 from control.api.reads import place_problem, unknown_subresource
 from control.identity import Caller
@@ -171,10 +171,13 @@ class _Change(Write):
             raise not_found(resource.plural, name, group=resource.group)
         return kv
 
-    def _namespace_keys(self, resource: Resource, namespace: str) -> set[str]:
+    def _keys(self, resource: Resource, namespace: str, name: str) -> Keys:
+        return Keys(frozenset((resource.key(namespace, name),)), self._looks_at(resource, namespace))
+
+    def _looks_at(self, resource: Resource, namespace: str) -> frozenset[str]:
         if not resource.namespaced:
-            return set()
-        return {self._context.registry.find(kind="Namespace").key("", namespace)}
+            return frozenset()
+        return frozenset((self._context.registry.find(kind="Namespace").key("", namespace),))
 
 
 def _same(document: Document, old: Document) -> bool:
@@ -217,14 +220,13 @@ class Create(_Change):
         self._generated = not metadata.get("name")
         return resource, document, warnings
 
-    def keys(self) -> set[str]:
+    def keys(self) -> Keys:
         if self._decoded is None:
             self._decoded = self._decode()
         resource, document, _ = self._decoded
-        keys = self._namespace_keys(resource, self._placed)
-        if not self._generated:
-            keys.add(resource.key(self._placed, document["metadata"]["name"]))
-        return keys
+        if self._generated:
+            return Keys(frozenset(), self._looks_at(resource, self._placed))
+        return self._keys(resource, self._placed, document["metadata"]["name"])
 
     async def plan(self) -> Plan:
         decoded, self._decoded = self._decoded, None
@@ -285,9 +287,9 @@ class Update(_Change):
             self._named = resource, namespace, name
         return self._named
 
-    def keys(self) -> set[str]:
+    def keys(self) -> Keys:
         resource, namespace, name = self._target()
-        return {resource.key(namespace, name)} | self._namespace_keys(resource, namespace)
+        return self._keys(resource, namespace, name)
 
     async def plan(self) -> Plan:
         resource, namespace, name = self._target()
@@ -350,9 +352,9 @@ class Apply(_Change):
             self._parsed = resource, namespace, name
         return self._parsed
 
-    def keys(self) -> set[str]:
+    def keys(self) -> Keys:
         resource, namespace, name = self._target()
-        return {resource.key(namespace, name)} | self._namespace_keys(resource, namespace)
+        return self._keys(resource, namespace, name)
 
     async def plan(self) -> Plan:
         resource, namespace, name = self._target()
@@ -378,11 +380,9 @@ class Patch(_Change):
         self._request = request
         self._resource = context.resource(request.type)
 
-    def keys(self) -> set[str]:
+    def keys(self) -> Keys:
         request = self._request
-        return {self._resource.key(request.namespace, request.name)} | self._namespace_keys(
-            self._resource, request.namespace
-        )
+        return self._keys(self._resource, request.namespace, request.name)
 
     async def plan(self) -> Plan:
         request, resource = self._request, self._resource
@@ -425,9 +425,9 @@ class Bind(_Change):
             raise bad_request("metadata.name: Required value: a Binding names its pod")
         return namespace, name
 
-    def keys(self) -> set[str]:
+    def keys(self) -> Keys:
         namespace, name = self._target()
-        return {self._resource.key(namespace, name)}
+        return self._keys(self._resource, namespace, name)
 
     async def plan(self) -> Plan:
         namespace, name = self._target()
