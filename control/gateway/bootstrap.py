@@ -38,6 +38,7 @@ class Bootstrap(node_pb2_grpc.NodeBootstrapServicer):
         members: Callable[[], Sequence[str]],
         clock: Clock,
         lease_s: float,
+        serving: Callable[[], object],
     ) -> None:
         self._authority = authority
         self._tokens = tokens
@@ -45,6 +46,7 @@ class Bootstrap(node_pb2_grpc.NodeBootstrapServicer):
         self._members = members
         self._clock = clock
         self._lease_s = lease_s
+        self._serving = serving  # raises ApiError while this member serves no sessions
 
     async def Join(self, request: node_pb2.JoinRequest, context: Any) -> node_pb2.JoinResponse:  # noqa: N802 - the rpc's name
         """Trade a token for a certificate."""
@@ -54,6 +56,7 @@ class Bootstrap(node_pb2_grpc.NodeBootstrapServicer):
             await refuse(context, error)
 
     async def _join(self, request: node_pb2.JoinRequest) -> node_pb2.JoinResponse:
+        self._serving()  # elsewhere, or before the cluster is set up, a good token may not be known yet
         name = request.node_name
         if len(name) > MAX_NAME or _NAME.fullmatch(name) is None:
             raise bad_request(

@@ -107,7 +107,7 @@ class Gateway:
         self._subjects = subjects or SubjectCache()
         self._term: _Term | None = None
         self.bootstrap = Bootstrap(
-            authority, tokens, heartbeats, cluster.member_addresses, clock, self.settings.lease_s
+            authority, tokens, heartbeats, cluster.member_addresses, clock, self.settings.lease_s, self.term
         )
 
     @property
