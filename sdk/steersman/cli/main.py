@@ -115,12 +115,9 @@ def _global_options_first(arguments: list[str]) -> list[str]:
     """Let global options stand anywhere before `--`, as users of kubectl write them (`steer get pods -n kube-system`)."""
     first: list[str] = []
     rest: list[str] = []
-    command = next((a for a in arguments if not a.startswith("-")), "")
-    if command == "lab":
-        return arguments
     items = iter(arguments)
     for item in items:
-        if item == "--":
+        if item == "--" or (item == "lab" and not rest):  # what follows is another program's, or has options of its own
             rest += [item, *items]
         elif item in _WITH_VALUE:
             first += [item, *([value] if (value := next(items, None)) is not None else [])]
