@@ -10,13 +10,22 @@ Rules that the callers keep, and `MemoryFiles` enforces by forgetting: bytes are
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 
-class File(Protocol):
+class Closeable(Protocol):
+    """Something to give back."""
+
+    def close(self) -> None:
+        """Give it back."""
+        ...
+
+
+class File(Closeable, Protocol):
     """An open file."""
 
     def read(self, offset: int, length: int) -> bytes:
@@ -43,16 +52,16 @@ class File(Protocol):
         """Length in bytes."""
         ...
 
-    def close(self) -> None:
-        """Give the file back."""
-        ...
-
 
 class Files(Protocol):
     """One folder of files."""
 
     def describe(self, name: str) -> str:
         """Where the file is, for messages to people."""
+        ...
+
+    def lock(self) -> Closeable:
+        """Keep other processes off the folder until closed. Raises OSError when one uses it already."""
         ...
 
     def names(self) -> list[str]:
@@ -123,6 +132,16 @@ class OsFiles:
 
     def describe(self, name: str) -> str:
         return str(self.folder / name)
+
+    def lock(self) -> Closeable:
+        lock = (self.folder / "LOCK").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            why = f"another process uses {self.folder}: two members cannot share a data folder"
+            raise OSError(error.errno, why) from error
+        return lock
 
     def names(self) -> list[str]:
         return sorted(entry.name for entry in os.scandir(self.folder) if entry.is_file())
@@ -198,6 +217,9 @@ class MemoryFiles:
 
     def describe(self, name: str) -> str:
         return f"memory:{name}"
+
+    def lock(self) -> Closeable:
+        return MemoryFile(self)
 
     def names(self) -> list[str]:
         return sorted(self._files)

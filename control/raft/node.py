@@ -19,20 +19,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import IO, TypeVar
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
 
 from control.raft import membership as changes
 from control.raft.barriers import Barriers
 from control.raft.core import Batch, Core, CoreConfig, ReadState, Role, Stored
-from control.raft.files import File, OsFiles
+from control.raft.files import Closeable, File, Files, OsFiles
 from control.raft.interface import (
     BusyError,
     LeaderState,
@@ -87,7 +86,7 @@ class RaftNode:
         entropy: Entropy,
         *,
         transport: Transport | None = None,
-        files: OsFiles | None = None,
+        files: Files | None = None,
         metrics: RaftMetrics | None = None,
     ) -> None:
         self.config = config
@@ -95,12 +94,12 @@ class RaftNode:
         self._machine = state_machine
         self._clock = clock
         self._entropy = entropy
-        self._files = files or OsFiles(config.data_dir / "raft")
+        self._files: Files = files or OsFiles(config.data_dir / "raft")
         self._wal = Wal(self._files, config.segment_bytes)
         self._transport = transport or GrpcTransport(config, entropy, self.metrics)
         self._log_thread = ThreadPoolExecutor(1, thread_name_prefix="raft-log")
         self._snapshot_thread = ThreadPoolExecutor(1, thread_name_prefix="raft-snapshot")
-        self._lock: IO[bytes] | None = None
+        self._lock: Closeable | None = None
         self._loop: asyncio.AbstractEventLoop
         self._core: Core | None = None  # None: not started, halted or stopped
         self._saving: asyncio.Future[None] | None = None
@@ -125,7 +124,7 @@ class RaftNode:
     async def start(self) -> None:
         """Read the disk, restore the state machine, listen, take part. Raises LogDamagedError, OSError."""
         self._loop = asyncio.get_running_loop()
-        self._lock = _lock_folder(self._files)
+        self._lock = self._files.lock()
         stored = await self._on_log_thread(self._wal.open, self._bootstrap())
         if stored.snapshot.index:
             self._machine.restore(self._wal.snapshots.chunks(stored.snapshot))
@@ -661,17 +660,3 @@ def _role(core: Core, name: str) -> str:
     if name == core.name and core.role in (Role.CANDIDATE, Role.PRE_CANDIDATE):
         return "candidate"
     return "follower"
-
-
-def _lock_folder(files: OsFiles) -> IO[bytes]:
-    """Keep a second process off the same folder. Raises OSError."""
-    path = files.folder / "LOCK"
-    lock = path.open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise OSError(
-            error.errno, f"another process uses {files.folder}: two members cannot share a data folder"
-        ) from error
-    return lock
