@@ -39,13 +39,14 @@ wait $!
 """
 
 # The frontend answers every request with who it is and what the store holds; ?entry=... signs the book.
+# (`timeout wget`, because wget -T of Debian 12's busybox ends in a segmentation fault.)
 FRONTEND_PAGE = b"""#!/bin/sh
 store=http://store:6380/cgi-bin/entries
 entry=$(httpd -d "$(printf '%s' "$QUERY_STRING" | sed -n 's/^entry=//p' | tr '+' ' ')")
 if [ -n "$entry" ]; then
-    entries=$(wget -q -T 3 -O - --post-data "$entry" "$store") || problem=yes
+    entries=$(timeout 3 wget -q -O - --post-data "$entry" "$store") || problem=yes
 else
-    entries=$(wget -q -T 3 -O - "$store") || problem=yes
+    entries=$(timeout 3 wget -q -O - "$store") || problem=yes
 fi
 printf 'Content-Type: text/plain\\r\\n\\r\\n'
 printf '%s, says %s (%s)\\n' "${GREETING:-Hello}" "$(hostname)" "$VERSION"
