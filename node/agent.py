@@ -53,7 +53,9 @@ LEASE_SAVE_PERIOD_S = 1.0  # how stale the lease on disk may be; stale means fen
 CLEANUP_PERIOD_S = 60.0  # between looks for what belongs to nobody
 NETWORK_RETRY_S = 1.0
 FENCE_PERIOD_S = 0.5  # between looks at the lease while no fence is near: what a pod that just came may be fenced late
-SPARE_STARTS = 2  # pods being set up beyond one per core: they fill the waits of the others; the runtime bounds runc itself
+SPARE_STARTS = (
+    2  # pods being set up beyond one per core: they fill the waits of the others; the runtime bounds runc itself
+)
 CONCURRENT_PULLS = 4  # mostly waiting for the registry and unpacking
 
 

@@ -30,14 +30,20 @@ log = logging.getLogger("node")
 
 JOIN_RETRY_S = 0.3  # between rounds over the servers: a cluster that just starts is there within a second
 MAX_JOIN_RETRY_S = 5.0
+JOIN_PATIENCE_S = (
+    5.0  # a refusal counts only after this: a cluster that just begins learns its first token a moment late
+)
 RENEWAL_RETRY_S = 600.0
 
 
 class Enrolment:
     """The node's identity over time: joined once, renewed at half its life, used by every new channel."""
 
-    def __init__(self, files: IdentityFile, clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self, files: IdentityFile, clock: Clock, entropy: Entropy, patience_s: float = JOIN_PATIENCE_S
+    ) -> None:
         self._files = files
+        self._patience_s = patience_s
         self._clock = clock
         self._entropy = entropy
         self.identity: Identity | None = None
@@ -58,13 +64,13 @@ class Enrolment:
                 f"the node cannot join: {why}, and --token and --ca-hash are not both given (`steer token create` prints both)",
                 final=True,
             )
-        pause = JOIN_RETRY_S
+        pause, began = JOIN_RETRY_S, self._clock.monotonic()
         while True:
             for server in servers:
                 try:
                     self.identity = await credentials.join(server, node_name=name, token=token, ca_hash=ca_hash)
                 except JoinError as error:
-                    if error.final:
+                    if error.final and self._clock.monotonic() - began >= self._patience_s:
                         raise
                     log.warning("joining through %s failed, trying on: %s", server, error)
                 else:

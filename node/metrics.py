@@ -100,4 +100,3 @@ class MetricsServer:
                 problem = self._healthy()
                 return ("503 Service Unavailable" if problem else "200 OK"), plain, f"{problem or 'ok'}\n".encode()
         return "404 Not Found", plain, b"there are /metrics and /healthz\n"
-

@@ -164,7 +164,9 @@ class Plane:
         """A client over the wire."""
         files = self.users
         return AsyncClient(
-            GrpcTransport([self.address], credentials(self.pki.ca_certificate, files / f"{name}.crt", files / f"{name}.key"))
+            GrpcTransport(
+                [self.address], credentials(self.pki.ca_certificate, files / f"{name}.crt", files / f"{name}.key")
+            )
         )
 
     async def run_pod(self, name: str, node: str = "node-1", **spec: Any) -> Pod:

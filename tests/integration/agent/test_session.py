@@ -50,7 +50,7 @@ async def test_a_node_joins_and_is_ready_with_labels_and_a_range(plane: Any, hos
 async def test_joining_with_a_wrong_token_or_ca_is_refused_in_words(
     plane: Any, tmp_path: Any, token: str, pin: str, words: str
 ) -> None:
-    enrolment = Enrolment(IdentityFile(tmp_path), plane.clock, plane.entropy)
+    enrolment = Enrolment(IdentityFile(tmp_path), plane.clock, plane.entropy, patience_s=0.0)
     with pytest.raises(JoinError, match=words) as refused:
         await enrolment.enrol("node-9", [plane.address], token or plane.token, pin or plane.authority.hash)
     assert refused.value.final
@@ -100,11 +100,13 @@ async def test_a_forced_deletion_kills_what_the_node_no_longer_should_run(plane:
     assert host.network.attached == {}
 
 
-async def test_a_config_map_reaches_the_pod_that_names_it_and_follows_changes(plane: Any, host: Any, until: Any) -> None:
+async def test_a_config_map_reaches_the_pod_that_names_it_and_follows_changes(
+    plane: Any, host: Any, until: Any
+) -> None:
     volumes = [{"name": "conf", "configMap": {"name": "conf"}}]
     container = {"name": "main", "image": "busybox", "volumeMounts": [{"name": "conf", "mountPath": "/conf"}]}
     pod = await plane.run_pod("web", volumes=volumes, containers=[container])
-    await until(lambda: "FailedMount" in {e for e in ()} or pod.uid in host.agent.workers)
+    await until(lambda: pod.uid in host.agent.workers, "the agent waits for the ConfigMap")
     await plane.client.create(ConfigMap(metadata=ObjectMeta(name="conf", namespace="default"), data={"a": "1"}))
     await until(lambda: plane.ready("web"), "web Ready once its ConfigMap is there")
     file = host.data / "pods" / pod.uid / "volumes" / "conf" / "a"
@@ -139,8 +141,20 @@ async def test_what_was_deleted_while_the_agent_was_away_is_cleaned_up(plane: An
 
 
 async def test_a_node_without_a_leader_fences_its_pods_in_time(plane: Any, host: Any, until: Any) -> None:
-    await plane.run_pod("web", tolerations=[{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0}])
-    await plane.run_pod("stays", tolerations=[{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}])
+    await plane.run_pod(
+        "web",
+        tolerations=[
+            {
+                "key": "node.kubernetes.io/unreachable",
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": 0,
+            }
+        ],
+    )
+    await plane.run_pod(
+        "stays", tolerations=[{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}]
+    )
     await until(lambda: plane.ready("web"))
     await until(lambda: plane.ready("stays"))
     await plane.resign()
@@ -192,7 +206,9 @@ async def test_logs_and_exec_travel_through_the_gateway(plane: Any, host: Any, u
     async with plane.user() as user:
         chunks = [c.data async for c in user.logs(streams_pb2.LogsRequest(namespace="default", pod="web"))]
         assert b"".join(chunks) == b"one\ntwo\n"
-        stream = await user.exec(streams_pb2.ExecStart(namespace="default", pod="web", command=["id"], stdout=True, stderr=True))
+        stream = await user.exec(
+            streams_pb2.ExecStart(namespace="default", pod="web", command=["id"], stdout=True, stderr=True)
+        )
         frames = []
         while (frame := await stream.receive()) is not None:
             frames.append(frame)

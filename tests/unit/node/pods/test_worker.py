@@ -42,7 +42,10 @@ async def test_a_failing_container_restarts_at_once_then_backs_off_and_says_why(
     await node.exit(code=3)
     status = main(worker.status())
     assert status["state"]["waiting"]["reason"] == "CrashLoopBackOff"
-    assert status["state"]["waiting"]["message"] == "back-off 10s restarting failed container=main pod=web_default(uid-web)"
+    assert (
+        status["state"]["waiting"]["message"]
+        == "back-off 10s restarting failed container=main pod=web_default(uid-web)"
+    )
     assert not status["ready"] and conditions(worker.status())["Ready"] == "False"
     await node.time.advance(9)
     assert "waiting" in main(worker.status())["state"]
@@ -75,7 +78,9 @@ async def test_restart_policy_decides_the_phase(node: Any, pod: Any) -> None:
     assert node.network.attached == {} and await node.runtime.sandboxes() == []
 
 
-async def test_init_containers_run_in_order_and_their_failure_fails_a_pod_that_never_restarts(node: Any, pod: Any) -> None:
+async def test_init_containers_run_in_order_and_their_failure_fails_a_pod_that_never_restarts(
+    node: Any, pod: Any
+) -> None:
     init = [{"name": "one", "image": "busybox"}, {"name": "two", "image": "busybox"}]
     worker = await node.start(pod(initContainers=init, restartPolicy="Never"))
     assert [c.key.container for c in await node.runtime.containers()] == ["one"]
@@ -106,7 +111,9 @@ async def test_an_image_that_cannot_be_pulled_is_told_in_the_registrys_words_and
     node.runtime.add_image("nosuch:1")
     await node.time.advance(10)
     assert worker.status()["phase"] == "Running"
-    assert "Error: ErrImagePull" in node.told("Failed") and node.told("BackOff") == ['Back-off pulling image "nosuch:1"']
+    assert "Error: ErrImagePull" in node.told("Failed") and node.told("BackOff") == [
+        'Back-off pulling image "nosuch:1"'
+    ]
 
 
 async def test_pull_policy_never_uses_only_what_is_there(node: Any, pod: Any) -> None:
@@ -120,7 +127,9 @@ async def test_a_command_that_cannot_run_counts_as_a_crash(node: Any, pod: Any) 
     status = main(worker.status())
     assert status["state"]["waiting"]["reason"] == "CrashLoopBackOff"
     assert status["lastState"]["terminated"]["reason"] == "StartError"
-    assert status["lastState"]["terminated"]["exitCode"] == 128 and "nope" in status["lastState"]["terminated"]["message"]
+    assert (
+        status["lastState"]["terminated"]["exitCode"] == 128 and "nope" in status["lastState"]["terminated"]["message"]
+    )
     await node.time.advance(11)
     assert worker.status()["phase"] == "Running" and main(worker.status())["restartCount"] == 2
 
