@@ -312,8 +312,8 @@ class Update(_Change):
 
     async def _scale(self, resource: Resource, current: KeyValue, old: Document) -> Plan:
         scale, _ = registry.parse(self._request.object.json, self._mode)
-        self._versioned = bool(scale.get("metadata", {}).get("resourceVersion"))
         document = registry.from_scale(resource, old, scale)
+        self._versioned = bool((scale.get("metadata") or {}).get("resourceVersion"))
         plan = await self.changed(resource, current, old, document, [])
         return _answering_scale(resource, plan)
 

@@ -47,12 +47,13 @@ def from_scale(resource: Resource, current: Mapping[str, Any], scale: Mapping[st
             number is not one.
     """
     _require_scale(resource)
-    meta, replicas = scale.get("metadata") or {}, (scale.get("spec") or {}).get("replicas", 0)
-    if scale.get("kind", "Scale") != "Scale" or not isinstance(meta, dict):
+    meta, spec = scale.get("metadata") or {}, scale.get("spec") or {}
+    if scale.get("kind", "Scale") != "Scale" or not isinstance(meta, dict) or not isinstance(spec, dict):
         raise bad_request("the body of the scale subresource must be an autoscaling/v1 Scale")
     check_preconditions(
         resource, current["metadata"], uid=meta.get("uid", ""), revision=meta.get("resourceVersion", "")
     )
+    replicas = spec.get("replicas", 0)
     problems = Problems()
     if type(replicas) is not int:
         problems.invalid("spec.replicas", replicas, "must be a whole number")

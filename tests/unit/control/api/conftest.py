@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from control.api.context import ApiContext
@@ -65,6 +63,6 @@ async def api() -> ApiUnderTest:
 
 
 @pytest.fixture
-def bare() -> Iterator[ApiUnderTest]:
+def bare() -> ApiUnderTest:
     """Without any namespace."""
-    yield ApiUnderTest()
+    return ApiUnderTest()
