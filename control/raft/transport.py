@@ -18,7 +18,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -406,7 +406,7 @@ def _bytes(message: Message) -> int:
     return MESSAGE_OVERHEAD_BYTES
 
 
-Context = grpc.aio.ServicerContext
+Context = Any  # grpc.aio.ServicerContext: grpc has no types, and its stubs want another name for it
 
 
 class _Servicer(rpc.RaftTransportServicer):

@@ -359,7 +359,8 @@ def _frame_end(data: memoryview, offset: int, number: int) -> int | None:
     """Where the frame at `offset` ends; None when there is no good frame with that number."""
     if len(data) - offset < HEADER.size:
         return None
-    magic, checksum, length, _, found = HEADER.unpack_from(data, offset)
+    header: tuple[int, int, int, int, int] = HEADER.unpack_from(data, offset)
+    magic, checksum, length, _, found = header
     end = offset + HEADER.size + length
     if magic != MAGIC or found != number or end > len(data):
         return None

@@ -61,7 +61,7 @@ class Bug(Enum):
     UNSAFE_MEMBERSHIP_CHANGE = "unsafe-membership-change"
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """A promise was broken."""
 
 
@@ -395,7 +395,7 @@ class World:
         heapq.heappush(self._events, (self.now_ms + delay_ms, self._sequence, action))
 
     def run(self) -> None:
-        """Live through the faults and the healing. Raises Violation."""
+        """Live through the faults and the healing. Raises ViolationError."""
         for member in self.members.values():
             member.start()
         self.after(self.random.expovariate(1 / self.pause_ms), self._fault)
@@ -609,7 +609,7 @@ class World:
 
     def check(self, holds: bool, what: str) -> None:
         if not holds:
-            raise Violation(f"seed {self.seed} at {self.now_ms:.0f} ms: {what}")
+            raise ViolationError(f"seed {self.seed} at {self.now_ms:.0f} ms: {what}")
 
     def check_applied(self, member: Member, index: int, entry: tuple[int, bytes]) -> None:
         if index <= len(self.committed):
@@ -675,7 +675,7 @@ class World:
 
 
 def run(seed: int, bug: Bug = Bug.NONE, **severity: float) -> World:
-    """Run one seed. Raises Violation, or whatever broke."""
+    """Run one seed. Raises ViolationError, or whatever broke."""
     world = World(seed, bug=bug, **severity)
     world.run()
     return world

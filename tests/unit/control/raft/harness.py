@@ -48,7 +48,9 @@ def stored(voters: Iterable[str], *terms: int, term: int = 0, vote: str = "") ->
 class Fabric:
     """Cores by name; messages go through `wanted`, and lines of what happens into `lines`."""
 
-    def __init__(self, size: int = 3, logs: dict[str, Stored] | None = None, core: type[Core] = Core, **config: int) -> None:
+    def __init__(
+        self, size: int = 3, logs: dict[str, Stored] | None = None, core: type[Core] = Core, **config: int
+    ) -> None:
         voters = NAMES[:size]
         self.config = config
         self.core = core

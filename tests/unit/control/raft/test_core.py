@@ -147,7 +147,9 @@ def test_5_3_many_appends_waiting_for_one_write_are_acknowledged_once() -> None:
 )
 def test_5_3_figure_7_a_leader_makes_any_follower_agree(follower: tuple[int, ...]) -> None:
     leader_terms = (1, 1, 1, 4, 4, 5, 5, 6, 6, 6)
-    net = Fabric(3, {"a": stored("abc", *leader_terms), "b": stored("abc", *follower), "c": stored("abc", *leader_terms)})
+    net = Fabric(
+        3, {"a": stored("abc", *leader_terms), "b": stored("abc", *follower), "c": stored("abc", *leader_terms)}
+    )
     net["a"].term = net["c"].term = 7
     net.elect("a")
     net.tick(3)
@@ -273,7 +275,9 @@ def test_7_a_member_too_far_behind_gets_a_snapshot_and_then_the_log() -> None:
     leader.propose([b"after"])
     net.heal()
     net.tick(6)
-    assert any(isinstance(message, InstallSnapshot) for message in net.lost) or any("InstallSnapshot" in line for line in net.lines)
+    assert any(isinstance(message, InstallSnapshot) for message in net.lost) or any(
+        "InstallSnapshot" in line for line in net.lines
+    )
     assert net["c"].log.offset == meta.index
     assert net.commands("c") == [b"after"]
 

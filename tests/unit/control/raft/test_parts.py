@@ -31,8 +31,12 @@ def test_an_election_is_won_or_lost_when_no_answer_can_change_it(size: int) -> N
     voters = "abcde"[:size]
     for answers in product((True, False, None), repeat=size):
         votes = {name: answer for name, answer in zip(voters, answers, strict=True) if answer is not None}
-        outcomes = {2 * sum(final) > size for final in product(*((a,) if a is not None else (True, False) for a in answers))}
-        expected = VoteResult.PENDING if len(outcomes) == 2 else (VoteResult.WON if outcomes == {True} else VoteResult.LOST)
+        outcomes = {
+            2 * sum(final) > size for final in product(*((a,) if a is not None else (True, False) for a in answers))
+        }
+        expected = (
+            VoteResult.PENDING if len(outcomes) == 2 else (VoteResult.WON if outcomes == {True} else VoteResult.LOST)
+        )
         assert vote_result(voters, votes) is expected
 
 
