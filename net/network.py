@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 RESCAN_S = 30.0  # without a hint; reading 250 pods' links takes some 30 ms: 0.1 % of a core
 SETTLE_S = 0.2  # after a hint: one look for a burst of changes
 REST_S = 1.0  # at least, between two looks, however many hints come
+FORGET_S = 0.5  # the kernel's whole table is walked once for all endpoints that leave together; a SYN repeats after 1 s
 PASSES = 3  # a repair may undo another (a link set anew loses its neighbours); more never helps
 
 
@@ -312,11 +313,12 @@ class PodNetwork:
             self._rules_doubtful = False
         metrics.COMMANDS.inc(len(commands))
 
-    async def _forget(self, targets: Collection[tuple[int, str, int]]) -> None:
-        try:
-            await self._the_running().rules_thread.run(conntrack.forget, targets)
-        except OSError as error:
-            log.warning("clients of endpoints that left may keep sending to them: %s", error)
+    async def _forget(self, targets: Collection[conntrack.Target]) -> None:
+        """Let go of connections to endpoints that left: at once, but for TCP, whose clients wait for a second anyway."""
+        running = self._the_running()
+        running.forget_soon({target for target in targets if target[0] == conntrack.TCP})
+        if at_once := {target for target in targets if target[0] != conntrack.TCP}:
+            await running.forget(at_once)
 
     async def _route_to(self, peers: dict[str, Peer]) -> None:
         running = self._the_running()
@@ -421,6 +423,8 @@ class _Running:
         self._look_at_links = False
         self._look_at_rules = False
         self._hint = asyncio.Event()
+        self._leaving: set[conntrack.Target] = set()
+        self._forgetting: asyncio.Task[None] | None = None
 
     async def open(self, host: HostNetwork, pod_cidr: str) -> None:
         """Open the sockets, each in its thread."""
@@ -460,13 +464,34 @@ class _Running:
                 log.exception("looking for drift failed")
             await asyncio.sleep(REST_S)
 
+    def forget_soon(self, targets: Collection[conntrack.Target]) -> None:
+        """Let go of connections, together with those of other endpoints that leave within `FORGET_S`."""
+        self._leaving.update(targets)
+        if self._leaving and self._forgetting is None:
+            self._forgetting = asyncio.create_task(self._forget_later(), name="net-conntrack")
+
+    async def _forget_later(self) -> None:
+        while self._leaving:
+            await asyncio.sleep(FORGET_S)
+            leaving, self._leaving = self._leaving, set()
+            await self.forget(leaving)
+        self._forgetting = None
+
+    async def forget(self, targets: Collection[conntrack.Target]) -> None:
+        """Let go of connections now."""
+        try:
+            await self.rules_thread.run(conntrack.forget, targets)
+        except OSError as error:
+            log.warning("clients of endpoints that left may keep sending to them: %s", error)
+
     async def quiet(self) -> None:
         """Stop watching and answering."""
-        if self._task:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        for task in (self._task, self._forgetting):
+            if task:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        self._task = self._forgetting = None
         if self._watch:
             self._watch.close()
             self._watch = None

@@ -162,6 +162,34 @@ async def test_udp_client_follows_the_service_when_its_endpoint_leaves(world):
         assert (await world.in_netns(client.netns, udp, "10.96.0.24", 90, 5555))[0] == second.name
 
 
+async def test_tcp_client_of_a_dead_endpoint_gets_another_at_its_next_try_and_open_connections_stay(world):
+    client, living = await world.pod(world.hosts[0]), await world.pod(world.hosts[1])
+    dead = await world.pod(world.hosts[2])
+    nft(dead.netns, "add table ip t; add chain ip t i { type filter hook input priority 0; policy drop; }")
+    world.service("half", "10.96.0.29", 80, [dead], 8080)
+    world.service("whole", "10.96.0.30", 80, [living], 8080)
+    await world.sync()
+    async with answering(world, living.netns, 8080, living.name):
+
+        def patiently() -> list[str]:
+            with socket.create_connection(("10.96.0.29", 80), timeout=8) as channel:
+                return channel.recv(200).decode().split()
+
+        trying = asyncio.create_task(world.in_netns(client.netns, patiently))
+        in_flight = ["ip", "netns", "exec", world.hosts[0].netns, "conntrack", "-L", "-p", "tcp", "--state", "SYN_SENT"]
+        await world.eventually(
+            lambda: b"10.96.0.29" in subprocess.run(in_flight, check=True, capture_output=True).stdout,
+            "no SYN was sent",
+        )
+        connection = await world.in_netns(client.netns, socket.create_connection, ("10.96.0.30", 80), 3)
+        world.endpoints("half", [living], 8080)
+        world.endpoints("whole", [], 8080)
+        await world.sync()
+        assert (await trying)[0] == living.name
+        assert connection.recv(200).decode().split()[0] == living.name
+        connection.close()
+
+
 async def test_session_affinity_keeps_a_client_with_its_endpoint_while_it_lasts(world):
     client = await world.pod(world.hosts[0])
     servers = [await world.pod(host) for host in world.hosts]

@@ -45,14 +45,29 @@ def test_the_generation_is_read_from_the_kernels_answer():
     assert nft.parse_generation(message(nft.NEW_GENERATION, bytes(4) + attribute)) == 4711
 
 
+def attribute(kind, payload):
+    return struct.pack("=HH", 4 + len(payload), kind) + payload + b"\0" * (-len(payload) % 4)
+
+
 def test_connections_are_matched_by_where_their_answers_come_from():
-    udp = conntrack.message(17, "10.244.1.5", 5353)
-    assert struct.unpack_from("=I", udp)[0] == len(udp)
-    assert bytes([10, 244, 1, 5]) in udp
-    assert struct.pack(">H", 5353) in udp
-    open_connections_stay = struct.pack(">I", conntrack.TRANSLATED | conntrack.SEEN_REPLY)
-    assert open_connections_stay in conntrack.message(6, "10.244.1.5", 80)
-    assert open_connections_stay not in udp
+    key = attribute(conntrack.CTA_TUPLE_IP, b"whatever the client sent")
+    reply = attribute(conntrack.CTA_TUPLE_IP, attribute(conntrack.CTA_IP_V4_SRC, bytes([10, 244, 1, 5])))
+    flow = attribute(conntrack.CTA_PROTO_NUM, b"\x11") + attribute(
+        conntrack.CTA_PROTO_SRC_PORT, struct.pack(">H", 5353)
+    )
+    reply += attribute(conntrack.CTA_TUPLE_PROTO, flow)
+    entry = attribute(conntrack.CTA_TUPLE_ORIG | conntrack.NESTED, key) + attribute(conntrack.CTA_TUPLE_REPLY, reply)
+    assert list(conntrack.entries(iter([entry, b"", entry[:-9]]))) == [((17, "10.244.1.5", 5353), key)]
+    assert key in conntrack.deletion(key)
+
+
+def test_of_tcp_only_unanswered_connections_are_asked_for():
+    open_ones_too = struct.pack(">I", conntrack.TRANSLATED | conntrack.SEEN_REPLY)
+    assert open_ones_too in conntrack.question(6)
+    assert open_ones_too not in conntrack.question(17)
+    for protocol in (6, 17, 132):
+        asked = conntrack.question(protocol)
+        assert struct.unpack_from("=I", asked)[0] == len(asked)
 
 
 def test_a_listed_table_compares_equal_to_what_was_written():
