@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import signal
 import statistics
 import subprocess
 from pathlib import Path
@@ -162,6 +163,8 @@ async def services(bench: Bench, network: PodNetwork, nodes: dict[str, Node], co
 
 async def run(args: argparse.Namespace) -> dict[str, float]:
     bench = Bench()
+    if task := asyncio.current_task():  # a run that is stopped leaves no namespaces either
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     networks: list[PodNetwork] = []
     try:
         hosts = [bench.netns("h1"), bench.netns("h2")]
