@@ -8,6 +8,7 @@ Source: k8s.io/kubernetes/pkg/kubelet/prober and pkg/probe.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,12 +133,17 @@ async def _tcp(host: str, port: int) -> Outcome:
     return Outcome(True)
 
 
+# Go's words, which people search for.
+_ERRORS = {
+    errno.ECONNREFUSED: "connection refused",
+    errno.ETIMEDOUT: "i/o timeout",
+    errno.EHOSTUNREACH: "no route to host",
+    errno.ECONNRESET: "connection reset by peer",
+}
+
+
 def _dial_error(host: str, port: int, error: OSError) -> str:
-    text = error.strerror or str(error)
-    known = next((words for words in ("refused", "timed out", "No route") if words in str(error)), "")
-    text = {"refused": "connection refused", "timed out": "i/o timeout", "No route": "no route to host"}.get(
-        known, text
-    )
+    text = _ERRORS.get(error.errno or 0) or error.strerror or str(error)
     return f"dial tcp {host}:{port}: connect: {text}"
 
 

@@ -77,7 +77,8 @@ def test_a_change_of_a_config_map_concerns_the_pods_that_name_it(pod: Any) -> No
     again = assignments.apply(changes(event("ConfigMap", conf, pb.WatchEvent.MODIFIED)))
     assert not again.config_maps, "the same revision is no change"
     gone = assignments.apply(changes(event("ConfigMap", conf, pb.WatchEvent.DELETED)))
-    assert gone.config_maps == {"default/conf"} and assignments.config_maps == {}
+    assert gone.config_maps == {"default/conf"}
+    assert assignments.config_maps == {}
 
 
 def test_unknown_kinds_are_skipped() -> None:

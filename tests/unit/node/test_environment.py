@@ -65,10 +65,16 @@ def test_later_sources_win_and_see_earlier_ones(pod: Any) -> None:
     source = [{"prefix": "X_", "configMapRef": {"name": "conf"}}]
     container = {"name": "c", "image": "i", "env": env, "envFrom": source, "resources": {"requests": {"cpu": "250m"}}}
     found = resolve(pod(containers=[container], metadata={"labels": {"tier": "back"}}))
-    assert found["A"] == "1!" and found["WHERE"] == "10.96.0.11:6379" and found["IP"] == "10.244.1.5"
-    assert found["TIER"] == "back" and found["PASS"] == "hunter2" and "GONE" not in found
-    assert found["MEM"] == "8" and found["CPU"] == "250"
-    assert found["REDIS_MASTER_PORT_6379_TCP_ADDR"] == "10.96.0.11" and "X_bad key" not in found
+    assert found["A"] == "1!"
+    assert found["WHERE"] == "10.96.0.11:6379"
+    assert found["IP"] == "10.244.1.5"
+    assert found["TIER"] == "back"
+    assert found["PASS"] == "hunter2"
+    assert "GONE" not in found
+    assert found["MEM"] == "8"
+    assert found["CPU"] == "250"
+    assert found["REDIS_MASTER_PORT_6379_TCP_ADDR"] == "10.96.0.11"
+    assert "X_bad key" not in found
 
 
 @pytest.mark.parametrize(

@@ -29,12 +29,16 @@ def test_a_pod_lives_for_the_lease_and_its_shortest_toleration(pod: Any, seconds
 def test_a_toleration_of_everything_counts_and_one_of_other_taints_does_not(pod: Any) -> None:
     everything = Pod.from_dict(pod(tolerations=[{"operator": "Exists"}]))
     other = Pod.from_dict(pod(tolerations=[{"key": UNREACHABLE, "operator": "Exists", "effect": "NoSchedule"}]))
-    assert deadline(everything, 0, 8) == math.inf and deadline(other, 0, 8) == 8
+    assert deadline(everything, 0, 8) == math.inf
+    assert deadline(other, 0, 8) == 8
 
 
 def test_the_fence_falls_exactly_at_the_deadline_and_says_why(pod: Any) -> None:
     pods = {"a": tolerating(pod, "a", 5), "b": tolerating(pod, "b", None)}
     assert fence(pods, 10.0, 8.0, 22.99) == []
     (stopped,) = fence(pods, 10.0, 8.0, 23.0)
-    assert stopped.uid == "a" and "13.0 s" in stopped.reason and "8 s" in stopped.reason
-    assert next_deadline(pods.values(), 10.0, 8.0) == 23.0 and next_deadline([], 10.0, 8.0) == math.inf
+    assert stopped.uid == "a"
+    assert "13.0 s" in stopped.reason
+    assert "8 s" in stopped.reason
+    assert next_deadline(pods.values(), 10.0, 8.0) == 23.0
+    assert next_deadline([], 10.0, 8.0) == math.inf

@@ -47,7 +47,8 @@ def test_dns_policies_and_config(pod: Any) -> None:
 def test_hosts_has_the_pod_its_full_name_and_aliases(pod: Any) -> None:
     aliases = [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]
     text = hosts(Pod.from_dict(pod("web-0", subdomain="web", hostAliases=aliases)), "10.244.1.5", "cluster.local")
-    assert "10.244.1.5\tweb-0.web.default.svc.cluster.local\tweb-0\n" in text and text.endswith("1.2.3.4\ta\tb\n")
+    assert "10.244.1.5\tweb-0.web.default.svc.cluster.local\tweb-0\n" in text
+    assert text.endswith("1.2.3.4\ta\tb\n")
     assert len(hostname(Pod.from_dict(pod("x" * 62 + "-y")))) == 62
 
 
@@ -115,10 +116,13 @@ def test_files_change_all_at_once_and_only_when_they_differ(tmp_path: Path) -> N
     first = {"a": File(b"1", 0o644), "d/b": File(b"2", 0o600)}
     assert write_payload(tmp_path, first, "data-1")
     inode = (tmp_path / "..data").resolve()
-    assert (tmp_path / "a").read_bytes() == b"1" and (tmp_path / "d" / "b").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "a").read_bytes() == b"1"
+    assert (tmp_path / "d" / "b").stat().st_mode & 0o777 == 0o600
     assert not write_payload(tmp_path, first, "data-2")
     assert write_payload(tmp_path, {"a": File(b"3", 0o644)}, "data-2")
-    assert (tmp_path / "a").read_bytes() == b"3" and not (tmp_path / "d").is_symlink() and not inode.exists()
+    assert (tmp_path / "a").read_bytes() == b"3"
+    assert not (tmp_path / "d").is_symlink()
+    assert not inode.exists()
     assert os.readlink(tmp_path / "a") == "..data/a"
 
 
@@ -136,7 +140,7 @@ def test_a_sub_path_cannot_leave_its_volume(pod: Any, tmp_path: Path) -> None:
 
 def test_an_unserved_volume_is_refused_in_words(pod: Any, tmp_path: Path) -> None:
     found = volume(pod, {"nfs": {"server": "x", "path": "/"}})
-    with pytest.raises(VolumeError, match='MountVolume.SetUp failed for volume "v" : its source is not served'):
+    with pytest.raises(VolumeError, match=r'MountVolume\.SetUp failed for volume "v" : its source is not served'):
         Volumes(tmp_path).set_up(found, around())
 
 
@@ -150,9 +154,11 @@ def test_a_record_survives_whole_and_a_torn_one_counts_as_absent(tmp_path: Path)
     checkpoint.directory("u2").mkdir()
     (checkpoint.directory("u2") / "record.json").write_bytes(b'{"docu')
     (record,) = Checkpoint(tmp_path).load().values()
-    assert record.local == local and bytes(record.document) == b'{"kind":"Pod"}'
+    assert record.local == local
+    assert bytes(record.document) == b'{"kind":"Pod"}'
     checkpoint.remove("u1")
-    assert checkpoint.directories() == ["u2"] and checkpoint.load() == {}
+    assert checkpoint.directories() == ["u2"]
+    assert checkpoint.load() == {}
 
 
 def test_a_lease_counts_only_within_its_boot(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ async def test_changes_of_one_moment_travel_together_each_pod_once(desk: Desk) -
         desk.set(f"p{n}", b"2")
     await desk.time.advance(0.02)
     (report,) = desk.link.sent
-    assert len(report.pods) == 50 and {p.status_json for p in report.pods} == {b"2"}
+    assert len(report.pods) == 50
+    assert {p.status_json for p in report.pods} == {b"2"}
 
 
 async def test_one_report_is_under_way_at_a_time_and_the_next_holds_the_newest(desk: Desk) -> None:
@@ -113,10 +114,12 @@ def test_a_lease_counts_from_the_sending_of_what_was_acknowledged() -> None:
     lease.sent(1, 10.0)
     lease.sent(2, 11.0)
     lease.sent(3, 12.0)
-    assert lease.confirm(2) == 11.0 and lease.acknowledged == 11.0
+    assert lease.confirm(2) == 11.0
+    assert lease.acknowledged == 11.0
     assert lease.confirm(2) is None
     lease.forget()
-    assert lease.confirm(3) is None and lease.acknowledged == 11.0
+    assert lease.confirm(3) is None
+    assert lease.acknowledged == 11.0
 
 
 def test_only_the_pinned_ca_is_trusted() -> None:

@@ -55,15 +55,18 @@ def test_a_condition_keeps_its_time_until_it_changes(pod: Any) -> None:
     state = local(UP, UP)
     first = pod_status(two(pod), state, host_ip="h", now="t1")
     ready = next(c for c in first["conditions"] if c["type"] == "Ready")
-    assert ready["status"] == "False" and ready["message"] == "containers with unready status: [c0 c1]"
-    assert ready["lastTransitionTime"] == "t1" and ready["lastProbeTime"] is None
+    assert ready["status"] == "False"
+    assert ready["message"] == "containers with unready status: [c0 c1]"
+    assert ready["lastTransitionTime"] == "t1"
+    assert ready["lastProbeTime"] is None
     pod_status(two(pod), state, host_ip="h", now="t2")
     for container in state.containers.values():
         container.ready = True
     times = {
         c["type"]: c.get("lastTransitionTime") for c in pod_status(two(pod), state, host_ip="h", now="t3")["conditions"]
     }
-    assert times["Ready"] == times["ContainersReady"] == "t3" and times["Initialized"] == "t1"
+    assert times["Ready"] == times["ContainersReady"] == "t3"
+    assert times["Initialized"] == "t1"
 
 
 def test_readiness_gates_hold_the_pod_back(pod: Any) -> None:
@@ -80,7 +83,8 @@ def test_readiness_gates_hold_the_pod_back(pod: Any) -> None:
 def test_the_back_off_ladder() -> None:
     assert [restart_delay(n) for n in (0, 1, 2, 3, 7, 50)] == [0, 0, 10, 20, 300, 300]
     assert [retry_delay(n) for n in (1, 2, 6, 50)] == [10, 20, 300, 300]
-    assert crashes_after(5, 599) == 6 and crashes_after(5, 600) == 1
+    assert crashes_after(5, 599) == 6
+    assert crashes_after(5, 600) == 1
     assert [restarts(p, c) for p in ("Always", "OnFailure", "Never") for c in (0, 1)] == [
         True,
         True,
@@ -102,7 +106,8 @@ def test_the_back_off_ladder() -> None:
 )
 def test_quality_of_service(pod: Any, limits: Any, requests: Any, qos: str, score: int) -> None:
     found = Pod.from_dict(pod(containers=[{"name": "c", "resources": {"limits": limits, "requests": requests}}]))
-    assert qos_class(found) == qos and resources(found, found.spec.containers[0], 8 << 30).oom_score_adj == score
+    assert qos_class(found) == qos
+    assert resources(found, found.spec.containers[0], 8 << 30).oom_score_adj == score
 
 
 def test_which_log_is_meant(pod: Any) -> None:
@@ -126,8 +131,11 @@ def test_a_node_says_why_it_is_not_ready_and_repeats_only_what_changed() -> None
     status = NodeStatus("node-1", "10.0.0.1", facts, "containerd://1")
     document, changed = status.document(load, [], problem="no network", now="t1")
     ready = next(c for c in document["conditions"] if c["type"] == "Ready")
-    assert changed and ready["status"] == "False" and ready["message"] == "no network"
+    assert changed
+    assert ready["status"] == "False"
+    assert ready["message"] == "no network"
     assert status.document(load, [], problem="no network", now="t2")[1] is False
     full = HostLoad(50 << 20, 1 << 30, 32000, 32768)
     document, changed = status.document(full, [], problem="", now="t3")
-    assert changed and all(c["status"] == "True" and c["lastTransitionTime"] == "t3" for c in document["conditions"])
+    assert changed
+    assert all(c["status"] == "True" and c["lastTransitionTime"] == "t3" for c in document["conditions"])

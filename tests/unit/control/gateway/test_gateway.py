@@ -99,7 +99,8 @@ async def test_a_node_is_sent_its_pods_what_they_name_and_what_all_share(plane: 
     await plane.pod("there", node="node-2")
     feed = plane.feeds.open("node-1")
     first = feed.take()
-    assert first is not None and first.synced
+    assert first is not None
+    assert first.synced
     names = [(e.object.kind, e.object.name) for e in first.events]
     assert names == [("Namespace", "default"), ("ConfigMap", "mine"), ("Pod", "here")], (
         "what pods need comes before them"
@@ -142,7 +143,9 @@ async def test_a_status_keeps_labels_and_the_conditions_of_others(plane: Plane) 
     await plane.client.update(body, subresource="status")
     mine = [{"type": "Ready", "status": "True"}, {"type": "DisruptionTarget", "status": "False"}]
     ack = await plane.report("node-1", pods=[observed(pod, {"phase": "Running", "conditions": mine})])
-    assert ack.sequence == 5 and not ack.errors and ack.revision > 0
+    assert ack.sequence == 5
+    assert not ack.errors
+    assert ack.revision > 0
     found = await plane.client.get(Pod, "web", "default")
     assert {c.type: c.status for c in found.status.conditions} == {"Ready": "True", "DisruptionTarget": "True"}
     assert found.metadata.labels == {"a": "b"}
@@ -151,7 +154,8 @@ async def test_a_status_keeps_labels_and_the_conditions_of_others(plane: Plane) 
 async def test_reports_about_others_pods_are_refused_and_forgotten(plane: Plane) -> None:
     pod = await plane.pod("web")
     foreign = await plane.report("node-2", pods=[observed(pod, {"phase": "Failed"})])
-    assert [e.reason for e in foreign.errors] == ["Conflict"] and "not to" in foreign.errors[0].message
+    assert [e.reason for e in foreign.errors] == ["Conflict"]
+    assert "not to" in foreign.errors[0].message
     stale = observed(pod, {"phase": "Failed"})
     stale.uid = "another"
     ack = await plane.report("node-1", pods=[stale, observed(pod, {"phase": "Running"})])
@@ -206,7 +210,8 @@ async def test_many_reports_of_a_moment_are_one_commit(plane: Plane) -> None:
 
     plane.client.batch = counting  # type: ignore[method-assign]
     await asyncio.gather(*(plane.report("node-1", pods=[observed(p, {"phase": "Running"})]) for p in pods))
-    assert batches == [20] and plane.store.revision == before + 20
+    assert batches == [20]
+    assert plane.store.revision == before + 20
 
 
 async def test_a_node_status_is_written_only_when_it_says_something_new(plane: Plane) -> None:
@@ -229,6 +234,7 @@ def test_heartbeats_are_of_this_term_only() -> None:
     heartbeats = Heartbeats(clock)
     clock.advance(3)
     heartbeats.beat("node-1")
-    assert heartbeats.last("node-1") == 3 and heartbeats.last("node-2") is None
+    assert heartbeats.last("node-1") == 3
+    assert heartbeats.last("node-2") is None
     heartbeats.clear()
     assert heartbeats.last("node-1") is None
