@@ -154,12 +154,13 @@ def proportions(deployment: Deployment, sets: Sequence[ReplicaSet]) -> dict[str,
     for rs in ordered:
         if change == 0:
             break
-        part = _part(deployment, rs, change, added)
+        part = max(_part(deployment, rs, change, added), -rs.spec.replicas)
         sizes[rs.name] += part
         added += part
-    if ordered:
-        first = ordered[0].name
-        sizes[first] = max(sizes[first] + change - added, 0)
+    for rs in ordered:
+        part = max(change - added, -sizes[rs.name])
+        sizes[rs.name] += part
+        added += part
     return sizes
 
 
