@@ -321,6 +321,6 @@ def visitor(url: str, timeout_s: int = 2) -> str:
     """A script that asks a URL without end and tells of each answer: `ok UPTIME FIRST-LINE` or `FAILED UPTIME WORDS`."""
     return (
         "while :; do "
-        f"if answer=$(wget -q -T {timeout_s} -O - {url} 2>&1); then how=ok; else how=FAILED; fi; "
+        f"if answer=$(timeout {timeout_s} wget -q -O - {url} 2>&1); then how=ok; else how=FAILED; fi; "
         'read -r now rest < /proc/uptime; echo "$how $now $(echo "$answer" | head -n 1)"; sleep 0.05; done'
     )

@@ -75,7 +75,7 @@ def test_containers_of_a_pod_share_network_and_empty_dir(lab: Lab, namespace: st
     }
     lab.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "two"}, "spec": spec}, namespace=namespace)
     lab.wait_ready(namespace, "two")
-    script = "until wget -q -T 2 -O - http://localhost:8080/page; do sleep 0.1; done; cat /scratch/page; df -T /scratch | tail -n 1"
+    script = "until timeout 2 wget -q -O - http://localhost:8080/page; do sleep 0.1; done; cat /scratch/page; df -T /scratch | tail -n 1"
     told = lab.steer("exec", "-n", namespace, "two", "-c", "reader", "--", "sh", "-c", script)
     assert told.startswith("from writer\nfrom writer\n")
     assert "tmpfs" in told

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import pty
 import re
 import select
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 
@@ -32,6 +35,7 @@ def guestbook(lab: Lab) -> Iterator[dict[str, object]]:
             "rollout", "status", f"deploy/{name}", "--timeout", "90", timeout=100
         )
     yield before
+    lab.run("delete", "pod", "guest", "talker", "visitor", "--ignore-not-found", "--force", "--grace-period=0")
     lab.run("delete", "-f", GUESTBOOK, "--ignore-not-found", "--timeout", "60", timeout=90)
 
 
@@ -51,13 +55,13 @@ def test_applied_pods_run_spread_over_the_nodes(lab: Lab, guestbook: object) -> 
 
 def test_entries_are_posted_through_the_service_from_nodes_and_pods(lab: Lab, guestbook: object) -> None:
     for node in lab.nodes:
-        page = lab.on(node, f"busybox wget -q -T 5 -O - 'http://{cluster_ip(lab, 'frontend')}/?entry=from+{node}'")
+        page = lab.on(node, f"curl -sS -m 5 'http://{cluster_ip(lab, 'frontend')}/?entry=from+{node}'")
         assert page.startswith("Welcome to the guestbook, says frontend-")
         assert f"* from {node}" in page
     lab.apply(pod("guest"))
     lab.wait_ready("default", "guest")
     for name in ("frontend", "frontend.default.svc.cluster.local"):
-        page = lab.in_pod("default", "guest", f"wget -q -T 5 -O - 'http://{name}/?entry=to+{name}'")
+        page = lab.in_pod("default", "guest", f"timeout 5 wget -q -O - 'http://{name}/?entry=to+{name}'")
         assert f"* to {name}" in page
         assert "* from node-1" in page
     lab.client.delete("pods", "guest", "default", grace=0)
@@ -96,25 +100,32 @@ def test_exec_carries_streams_and_exit_codes(lab: Lab, guestbook: object) -> Non
 
 def test_exec_with_a_terminal_is_a_terminal(lab: Lab, guestbook: object) -> None:
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 0, 0))
     command = [STEER, "exec", "-it", "deploy/frontend", "--", "sh"]
     with subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=lab.environment, start_new_session=True
     ) as shell:
         os.close(theirs)
-        os.write(ours, b"tty; stty size; exit 7\r")
-        seen = b""
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            if not select.select([ours], [], [], 0.2)[0]:
-                continue
-            try:
-                data = os.read(ours, 4096)
-            except OSError:  # the far end closed the terminal
-                break
-            seen += data
+
+        def read_until(mark: bytes) -> bytes:
+            seen = b""
+            deadline = time.monotonic() + 20
+            while mark not in seen and time.monotonic() < deadline:
+                if select.select([ours], [], [], 0.2)[0]:
+                    try:
+                        seen += os.read(ours, 4096)
+                    except OSError:  # the far end closed the terminal
+                        break
+            return seen
+
+        assert b"# " in read_until(b"# ")
+        os.write(ours, b"tty; stty size\r")
+        seen = read_until(b"33 99")
+        assert b"/dev/pts/" in seen
+        assert b"33 99" in seen, seen
+        os.write(ours, b"exit 7\r")
         assert shell.wait(20) == 7, seen
     os.close(ours)
-    assert re.search(rb"/dev/pts/\d+|/dev/console", seen), seen
 
 
 def test_describe_tells_the_pods_story(lab: Lab, guestbook: object) -> None:
@@ -176,6 +187,7 @@ def test_rolling_update_loses_no_request_and_can_be_undone(lab: Lab, guestbook: 
 
 def test_delete_leaves_nothing_behind(lab: Lab, guestbook: dict[str, object]) -> None:
     freed = cluster_ip(lab, "frontend")
+    lab.run("delete", "pod", "guest", "talker", "visitor", "--ignore-not-found", "--force", "--grace-period=0")
     lab.steer("delete", "-f", GUESTBOOK, "--timeout", "60", timeout=90)
     eventually(lambda: not lab.pods("default"), "no pod is left", 60)
     assert lab.client.list("replicasets", "default").items == ()
