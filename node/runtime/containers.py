@@ -29,7 +29,7 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,6 +152,7 @@ class ContainerdRuntime:
         self._passwd: dict[str, tuple[str, str]] = {}  # by chain id
         self._subscribers: set[asyncio.Queue[RuntimeEvent | None]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._held: list[int] = []  # FIFOs, see `_free_waiting_shims`
         self._connected = False
         self._reconciled = 0  # how often; a call that spans one may have missed an event
         self._ready = asyncio.Event()
@@ -163,11 +164,27 @@ class ContainerdRuntime:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._logs.start()
+        self._free_waiting_shims()
         self._spawn(self._watch(), "runtime events")
         await self._ready.wait()
         self._spawn(self._sweep_tasks(), "late sweep")
 
+    def _free_waiting_shims(self) -> None:
+        """Open the FIFOs of all containers for reading, for a while.
+
+        A shim that was told to create a container by an agent which then died waits for a reader, and with it waits all
+        that is asked of it, containerd's own undoing of that container included. Nothing is read here.
+        """
+        for fifo in (*self._homes.glob("*/stdout"), *self._homes.glob("*/stderr")):
+            with contextlib.suppress(OSError):
+                self._held.append(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+
+    def _let_go(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
+
     async def close(self) -> None:
+        self._let_go()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -295,12 +312,9 @@ class ContainerdRuntime:
                 mounts = await self._prepare(spec)
                 await self._learn_users(spec.image.chain_id, mounts)
                 await self._create_record(spec)
-            try:
-                self._logs.open(container_id, spec.log_path, fifos)
-            except OSError as error:
-                raise RuntimeFailure(CREATE_CONTAINER_ERROR, f"{doing}: log file: {error}") from error
         with _explained(RUN_CONTAINER_ERROR, doing):
             pid = await self._create_task(
+                lambda: self._open_logs(spec, fifos),
                 tasks_pb2.CreateTaskRequest(
                     container_id=container_id,
                     rootfs=mounts,
@@ -308,17 +322,28 @@ class ContainerdRuntime:
                     stderr=str(fifos["stderr"]) if "stderr" in fifos else "",
                     terminal=spec.tty,
                     options=self._options,
-                )
+                ),
             )
             await client.tasks.Start(
                 tasks_pb2.StartRequest(container_id=container_id), metadata=metadata, timeout=CALL_S
             )
         return pid
 
-    async def _create_task(self, request: tasks_pb2.CreateTaskRequest) -> int:
+    def _open_logs(self, spec: ContainerSpec, fifos: dict[Stream, Path]) -> None:
+        """Anew, if they were open: the end of another shim's writing has ended the reading, and a shim waits for a reader."""
+        self._logs.close(spec.key.id)
+        try:
+            self._logs.open(spec.key.id, spec.log_path, fifos)
+        except OSError as error:
+            raise RuntimeFailure(
+                CREATE_CONTAINER_ERROR, f"container {spec.key.container}: log file: {error}"
+            ) from error
+
+    async def _create_task(self, open_logs: Callable[[], None], request: tasks_pb2.CreateTaskRequest) -> int:
         """Create a task, when need be after one of the same name that an agent which died had asked for is out of the way."""
         deadline = self._clock.monotonic() + CLEAR_S
         while True:
+            open_logs()
             try:
                 answer = await self._client.tasks.Create(request, metadata=self._client.metadata, timeout=CALL_S)
             except grpc.aio.AioRpcError as error:
@@ -744,6 +769,7 @@ class ContainerdRuntime:
     async def _sweep_tasks(self) -> None:
         """A while after the start: end tasks without a container's record, made by calls of an agent that died before us."""
         await asyncio.sleep(CLEAR_S)
+        self._let_go()
         metadata = self._client.metadata
         with contextlib.suppress(grpc.aio.AioRpcError):
             tasks = await self._client.tasks.List(tasks_pb2.ListTasksRequest(), metadata=metadata, timeout=CALL_S)

@@ -36,8 +36,8 @@ class Containerd:
     """One containerd process with its own root, state and socket."""
 
     directory: Path
+    log: Path  # kept with pytest's own temporary files
     process: subprocess.Popen | None = None
-    namespaces: set = field(default_factory=set)
 
     @property
     def socket(self) -> str:
@@ -52,7 +52,7 @@ class Containerd:
             '"io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs"]\n'
             f'[grpc]\naddress = "{self.socket}"\n[ttrpc]\naddress = "{self.socket}.ttrpc"\n'
         )
-        with (self.directory / "containerd.log").open("ab") as log:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(["containerd", "-c", config], stdout=log, stderr=log)
         wait_until(self._answers)
 
@@ -77,11 +77,23 @@ class Containerd:
             self.ctr("tasks", "rm", "-f", line, check=False)
         self.process.terminate()
         self.process.wait(timeout=20)
+        for pid in self.shims():
+            os.kill(pid, signal.SIGKILL)
+
+    def shims(self) -> list:
+        """Shims that belong to this very containerd: its socket has a random name that nobody else's has."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                arguments = path.read_bytes().decode("utf-8", "replace").split("\0")
+                if arguments[0].endswith("containerd-shim-runc-v2") and self.socket in arguments:
+                    found.append(int(path.parent.name))
+        return found
 
 
 @pytest.fixture(scope="session")
 def containerd(tmp_path_factory):
-    daemon = Containerd(Path(f"/tmp/st{secrets.token_hex(4)}"))
+    daemon = Containerd(Path(f"/tmp/st{secrets.token_hex(4)}"), tmp_path_factory.mktemp("containerd") / "log")
     daemon.directory.mkdir()
     daemon.start()
     yield daemon
