@@ -18,7 +18,6 @@ that has lost what it acknowledged, halts the member for good: going on would ma
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -33,10 +32,7 @@ from control.raft.barriers import Barriers
 from control.raft.core import Batch, Core, CoreConfig, ReadState, Role, Stored
 from control.raft.files import Closeable, File, Files, OsFiles
 from control.raft.interface import (
-    BusyError,
     LeaderState,
-    MembershipError,
-    MemberStatus,
     NotLeaderError,
     RaftConfig,
     RaftError,
@@ -47,26 +43,13 @@ from control.raft.interface import (
 from control.raft.messages import Entry, EntryKind, InstallSnapshot, Membership, Message, SnapshotMeta, size
 from control.raft.metrics import RaftMetrics
 from control.raft.proposals import Proposals
+from control.raft.status import describe, explain
 from control.raft.transport import GrpcTransport, Transport
 from control.raft.wal import Wal
 from steersman.clock import Clock, Entropy
 from steersman.logs import fields
 
-__all__ = [
-    "BusyError",
-    "Entry",
-    "LeaderState",
-    "MemberStatus",
-    "MembershipError",
-    "NotLeaderError",
-    "RaftConfig",
-    "RaftError",
-    "RaftMetrics",
-    "RaftNode",
-    "RaftStatus",
-    "StateMachine",
-    "TlsFiles",
-]
+__all__ = ["Entry", "LeaderState", "NotLeaderError", "RaftConfig", "RaftNode", "StateMachine", "TlsFiles"]
 
 logger = logging.getLogger(__name__)
 
@@ -316,37 +299,7 @@ class RaftNode:
         if core is None:
             name, term, leader = self.config.name, self.term, self.leader
             return RaftStatus(name, "", "stopped", term, leader, 0, self._applied, 0, 0, 0, (), problem)
-        members = tuple(self._member_status(core, name) for name in core.membership.names)
-        return RaftStatus(
-            name=self.config.name,
-            cluster_id=core.membership.cluster_id,
-            role=_role(core, self.config.name),
-            term=core.term,
-            leader=core.leader,
-            commit=core.log.commit,
-            applied=self._applied,
-            first_index=core.log.offset + 1,
-            last_index=core.log.last_index,
-            snapshot_index=core.snapshot.index,
-            members=members,
-            problem=problem,
-        )
-
-    def _member_status(self, core: Core, name: str) -> MemberStatus:
-        address = core.membership.addresses.get(name, "")
-        role = _role(core, name)
-        if name == self.config.name:
-            problem = self._problem or self._snapshot_problem
-            return MemberStatus(name, address, role, core.log.stable, reachable=True, problem=problem)
-        peer = core.progress.get(name)
-        return MemberStatus(
-            name,
-            address,
-            role,
-            peer.match if peer else 0,
-            reachable=self._transport.reachable(name),
-            problem=self._transport.problem(name),
-        )
+        return describe(core, self._transport, self._applied, problem)
 
     # --- what the transport calls ---------------------------------------------------------------------------------------
 
@@ -426,7 +379,7 @@ class RaftNode:
             self._halt(error)
             return
         self._note_leadership(core)
-        self._note_membership(core)
+        self._note_progress(core)
         if core.has_ready:
             self._wake()
 
@@ -527,9 +480,11 @@ class RaftNode:
         self.metrics.term.set(state.term)
         self.metrics.is_leader.set(int(state.is_self))
 
-    def _note_membership(self, core: Core) -> None:
+    def _note_progress(self, core: Core) -> None:
+        """Keep the metrics and the transport up to date."""
         self.metrics.commit_index.set(core.log.commit)
         self.metrics.applied_index.set(self._applied)
+        self.metrics.log_entries.set(core.log.last_index - core.log.offset)
         if core.membership is not self._members:
             self._members = core.membership
             self._transport.set_members(core.membership.addresses)
@@ -599,7 +554,7 @@ class RaftNode:
         core = self._core
         if core is None:
             return
-        self._problem = self._explain(error)
+        self._problem = explain(error, self._files.describe(""), self.config.segment_bytes)
         logger.error("halted: %s", self._problem, exc_info=None if isinstance(error, OSError) else error)
         core.resign()
         self._transport.send([message for message in core.ready().messages if not isinstance(message, InstallSnapshot)])
@@ -611,17 +566,6 @@ class RaftNode:
             self.metrics.disk_failures.inc()
             self._recovering = self._loop.create_task(self._recover())
 
-    def _explain(self, error: Exception) -> str:
-        where = self._files.describe("")
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            need = self.config.segment_bytes >> 20
-            return (
-                f"disk full: the log in {where} needs {need} MiB more; this member takes part again when there is room"
-            )
-        if isinstance(error, OSError):
-            return f"the disk failed writing the log in {where}: {error}; this member takes part again when it works"
-        return f"stopped for good: {type(error).__name__}: {error}"
-
     async def _recover(self) -> None:
         """Try until the disk takes the log again."""
         while True:
@@ -631,17 +575,19 @@ class RaftNode:
                 await self._on_log_thread(self._wal.recover)
                 wal = Wal(self._files, self.config.segment_bytes)
                 stored = await self._on_log_thread(wal.open, self._bootstrap())
+                self._wal = wal
+                self._begin(stored)
             except OSError as error:
-                self._problem = self._explain(error)
-            except RaftError as error:
-                self._problem = self._explain(error)
-                logger.exception("cannot recover")
+                self._problem = explain(error, self._files.describe(""), self.config.segment_bytes)
+            except Exception as error:  # the disk has lost something: nothing that waiting could mend
+                self._core = None
+                self._problem = explain(error, self._files.describe(""), self.config.segment_bytes)
+                self._transport.announce(self._problem)
+                logger.exception("cannot take part again")
                 return
             else:
-                logger.info("the disk works again")
-                self._wal = wal
                 self._recovering = None
-                self._begin(stored)
+                logger.info("the disk works again")
                 return
 
     async def _on_log_thread(self, function: Callable[..., T], *args: object) -> T:
@@ -649,14 +595,3 @@ class RaftNode:
 
     async def _on_snapshot_thread(self, function: Callable[..., T], *args: object) -> T:
         return await self._loop.run_in_executor(self._snapshot_thread, function, *args)
-
-
-def _role(core: Core, name: str) -> str:
-    """A member's role as far as `core` knows it."""
-    if name in core.membership.learners:
-        return "learner"
-    if name == core.leader:
-        return "leader"
-    if name == core.name and core.role in (Role.CANDIDATE, Role.PRE_CANDIDATE):
-        return "candidate"
-    return "follower"
