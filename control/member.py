@@ -74,6 +74,7 @@ class Member:
         _check_certificate(self._pki, clock)
         self._authority = self._pki.authority(clock)
         self._tasks: list[asyncio.Task[Any]] = []
+        self._prepared_term = 0  # the term that this member began to lead with everything in place
 
         self.store = EmbeddedStore(self._raft_node, clock, registry=self.registry)
         self.leadership = Leadership(config.name)
@@ -231,6 +232,7 @@ class Member:
         await self._note_addresses()
         await bootstrap.ensure(self.client, config.service_cidr, config.dns_ip)
         await self._adopt_token()
+        self._prepared_term = self.leadership.term
         parts: dict[str, Part] = {
             "gateway": self.gateway.lead,
             "controllers": self._run_controllers,
@@ -334,6 +336,14 @@ class Member:
         async def leader() -> str | None:
             return None if self.leadership.leader else "no leader is known"
 
+        async def begun() -> str | None:
+            if self.leadership.is_self and self._prepared_term != self.leadership.term:
+                return "this member has only just begun to lead"
+            namespaces = self.context.registry.find(kind="Namespace")
+            if await self.store.get(namespaces.key("", "default")) is None:
+                return "the cluster's first leader has not made its namespaces yet"
+            return None
+
         async def linearizable() -> str | None:
             try:
                 async with asyncio.timeout(1.0):
@@ -344,7 +354,7 @@ class Member:
 
         return Checks(
             live={"ping": ping, "raft": raft},
-            ready={"ping": ping, "raft": raft, "leader": leader, "reads": linearizable},
+            ready={"ping": ping, "raft": raft, "leader": leader, "bootstrap": begun, "reads": linearizable},
         )
 
 
