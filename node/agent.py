@@ -52,6 +52,7 @@ NODE_STATUS_PERIOD_S = 10.0  # how often the node's own status is looked at; it 
 LEASE_SAVE_PERIOD_S = 1.0  # how stale the lease on disk may be; stale means fencing too early, never too late
 CLEANUP_PERIOD_S = 60.0  # between looks for what belongs to nobody
 NETWORK_RETRY_S = 1.0
+RUNTIME_GRACE_S = 5.0  # a runtime that is away for less does not make the node NotReady
 FENCE_PERIOD_S = 0.5  # between looks at the lease while no fence is near: what a pod that just came may be fenced late
 SPARE_STARTS = (
     2  # pods being set up beyond one per core: they fill the waits of the others; the runtime bounds runc itself
@@ -110,6 +111,7 @@ class Agent:
         self._make_network = make_network
         self._network: PodNetworking | None = None
         self._network_facts: NetworkRecord | None = None
+        self._runtime_lost = -math.inf
         self._network_problem = "the pod network is not set up yet"
         self._network_changed = asyncio.Event()
         self._observer = observer or Observer(config.data_dir)
@@ -161,7 +163,7 @@ class Agent:
         """Run until cancelled. Pods go on when the agent ends."""
         await self._runtime.start()
         events = await self._exits.start()
-        self._exits.on_connection = lambda _connected: self._look_at_node()
+        self._exits.on_connection = self._runtime_connection
         self._status = NodeStatus(self.config.name, self.config.address, self._facts, await self._runtime.version())
         self._node_status()
         await self._adopt()
@@ -192,7 +194,7 @@ class Agent:
     @property
     def problem(self) -> str:
         """Why the node cannot run pods; "" when it can."""
-        if not self._exits.connected:
+        if not self._exits.connected and self._clock.monotonic() - self._runtime_lost >= RUNTIME_GRACE_S:
             return "container runtime is down"
         if self._network_problem:
             return f"container runtime network not ready: {self._network_problem}"
@@ -439,6 +441,18 @@ class Agent:
         status, changed = self._current_status()
         if changed:
             self.reporter.node_changed(msgspec.json.encode(status))
+
+    def _runtime_connection(self, connected: bool) -> None:
+        """The runtime was lost or found. A short absence, as of a restart, is nobody's business."""
+        if connected:
+            self._look_at_node()
+        else:
+            self._runtime_lost = self._clock.monotonic()
+            self._start_task(self._look_later(RUNTIME_GRACE_S), "look at the runtime")
+
+    async def _look_later(self, seconds: float) -> None:
+        await self._sleep(seconds)
+        self._look_at_node()
 
     def _look_at_node(self) -> None:
         if self._status is not None:

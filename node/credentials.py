@@ -202,6 +202,12 @@ async def renew(identity: Identity, channel: grpc.aio.Channel, node_name: str) -
     )
 
 
-def usable(identity: Identity, clock: Clock) -> bool:
-    """Whether the certificate has not ended yet."""
-    return life(identity.certificate)[1] > clock.now()
+def usable(identity: Identity, ca_hash: str, clock: Clock) -> str:
+    """Why an identity cannot be used (any more), or ""; `ca_hash` "" fits every CA."""
+    if life(identity.certificate)[1] <= clock.now():
+        return "its certificate has ended"
+    if ca_hash:
+        der = ssl.PEM_cert_to_DER_cert(identity.ca.decode())
+        if hashlib.sha256(der).hexdigest() != ca_hash.removeprefix("sha256:").lower():
+            return "its certificate is of another cluster"
+    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import logging
 import signal
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import click
 import grpc.aio
@@ -55,11 +57,11 @@ class Enrolment:
             JoinError: the token, the CA or the node's name was refused.
         """
         held = self._files.load()
-        if held is not None and credentials.usable(held, self._clock):
+        why = "it has no certificate yet" if held is None else credentials.usable(held, ca_hash, self._clock)
+        if held is not None and not why:
             self.identity = held
             return held
         if not token or not ca_hash:
-            why = "its certificate has ended" if held is not None else "it has no certificate yet"
             raise JoinError(
                 f"the node cannot join: {why}, and --token and --ca-hash are not both given (`steer token create` prints both)",
                 final=True,
@@ -168,6 +170,7 @@ def run(
     members, mirrors = _addresses(servers), _mirrors(registry_mirrors)
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+        lock = _lock(data_dir)
         # uvloop: about half the cost of the standard loop per message.
         import uvloop  # noqa: PLC0415
 
@@ -183,6 +186,17 @@ def run(
     except OSError as error:
         log.error("the agent cannot run: %s", error)  # noqa: TRY400
         sys.exit(1)
+    lock.close()
+
+
+def _lock(data_dir: Path) -> IO[str]:
+    """Hold the data directory for this process alone: two agents would fight over the same pods."""
+    lock = (data_dir / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise click.ClickException(f"another agent runs with --data-dir {data_dir}") from None
+    return lock
 
 
 async def _run(

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 WINDOW_S = 0.005  # how long the first report of a batch waits for others
 MAX_WRITES = 500  # in one batch; the API takes 1,000
+RETRY_S = 0.1  # before writes that the log could not take are tried again
+TRANSIENT = ("ServiceUnavailable", "Timeout", "TooManyRequests")  # refusals that say nothing about the write itself
 ATTEMPTS = 5  # at building a status on an object that others change meanwhile
 NODE_CONDITIONS = frozenset({"Ready", "MemoryPressure", "DiskPressure", "PIDPressure"})  # the agent's
 
@@ -116,10 +118,11 @@ class StatusWriter:
         try:
             results: list[WriteResult] = await self._client.batch(writes)
         except ApiError as error:
-            # The member lost its leadership, or the log is slow: the sessions end, or the agent's next report tells again.
-            log.warning("%d status writes failed: %s", len(writes), error.message)
-            for intent in written:
-                self._done(intent, error=error)
+            # The log is slow or full, or another member leads by now: then this writer ends soon.
+            log.warning("%d status writes wait: %s", len(writes), error.message)
+            self._waiting[:0] = written
+            self._ready.set()
+            await self._sleep(RETRY_S)
             return
         again = [i for i, result in zip(written, results, strict=True) if _repeat(i, result.error)]
         for intent, result in zip(written, results, strict=True):
@@ -129,6 +132,8 @@ class StatusWriter:
         if again:
             self._waiting[:0] = again
             self._ready.set()
+            if len(again) == len(written):
+                await self._sleep(RETRY_S)
 
     def _done(self, intent: _Intent, *, error: ApiError | None = None, revision: int = 0) -> None:
         report = intent.report
@@ -206,7 +211,11 @@ class StatusWriter:
 
 def _repeat(intent: _Intent, problem: ApiError | None) -> bool:
     """Whether a refused write is to be built again on the newer state."""
-    if problem is None or intent.attempts >= ATTEMPTS:
+    if problem is None:
+        return False
+    if problem.reason in TRANSIENT:
+        return True  # the agent counts on an acknowledgement: it does not tell the same twice
+    if intent.attempts >= ATTEMPTS:
         return False
     intent.attempts += 1
     if problem.reason == "Conflict":

@@ -187,12 +187,9 @@ class PodWorker:
 
     def _over(self) -> bool:
         """Whether a restarted agent finds the pod at its end."""
-        states = self.local.containers.values()
-        return (
-            self.local.ended is not None
-            or (bool(states) and all(state.done for state in states))
-            or self._init_failed()
-        )
+        states = self.local.containers
+        ended = all(spec.name in states and states[spec.name].done for spec in self.pod.spec.containers)
+        return self.local.ended is not None or ended or self._init_failed()
 
     def _init_failed(self) -> bool:
         plain = [

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from node import credentials
 from node.credentials import IdentityFile, JoinError
 from node.main import Enrolment
 from steersman.errors import ApiError
@@ -255,3 +256,18 @@ async def test_only_nodes_may_open_sessions(plane: Any) -> None:
         with pytest.raises(ApiError, match="is not a node") as refused:
             await duplex.receive()
         assert refused.value.reason == "Forbidden"
+
+
+async def test_an_identity_of_another_cluster_is_not_used(plane: Any, host: Any, tmp_path: Any) -> None:
+    enrolment = Enrolment(IdentityFile(host.data), plane.clock, plane.entropy)
+    assert (await enrolment.enrol("node-1", [plane.address], "", plane.authority.hash)) == host.identity
+    with pytest.raises(JoinError, match="is of another cluster"):
+        await enrolment.enrol("node-1", [plane.address], "", "sha256:" + "0" * 64)
+
+
+async def test_a_certificate_is_renewed_with_the_old_one(plane: Any, host: Any, until: Any) -> None:
+    await until(lambda: plane.gateway.nodes)
+    renewed = await credentials.renew(host.identity, host.agent.control.channel, "node-1")
+    assert renewed.certificate != host.identity.certificate
+    assert renewed.key != host.identity.key
+    assert credentials.usable(renewed, plane.authority.hash, plane.clock) == ""

@@ -238,3 +238,18 @@ def test_heartbeats_are_of_this_term_only() -> None:
     assert heartbeats.last("node-2") is None
     heartbeats.clear()
     assert heartbeats.last("node-1") is None
+
+
+async def test_a_log_that_cannot_take_a_status_now_is_asked_again(plane: Plane) -> None:
+    pod = await plane.pod("web")
+    batch, failures = plane.client.batch, ["ServiceUnavailable", "Timeout"]
+
+    async def failing(writes: Any, **options: Any) -> Any:
+        if failures:
+            raise ApiError(failures.pop(), "not now")
+        return await batch(writes, **options)
+
+    plane.client.batch = failing  # type: ignore[method-assign]
+    ack = await plane.report("node-1", pods=[observed(pod, {"phase": "Running"})])
+    assert not ack.errors
+    assert (await plane.client.get(Pod, "web", "default")).status.phase == "Running"
