@@ -33,7 +33,7 @@ BURST = 25  # events about one object at once, then one per REFILL_S (client-go'
 REFILL_S = 300.0
 PENDING_MAX = 5_000  # events noted but not written; a cluster that stalls longer loses the newest
 COALESCE_S = 0.05  # wait this long after the first of a burst, so that it becomes one batch
-BATCH_MAX = 500
+BATCH_MAX = 200  # writes per call: about 100 ms of the API's time
 MESSAGE_MAX = 1_024  # bytes the API allows
 
 DROPPED = Counter("steersman_events_dropped_total", "Events that were not written", ["component", "why"])
