@@ -252,11 +252,9 @@ class GrpcTransport:
             if peer is not None:
                 await self._stream_snapshot(peer, message, file)
                 arrived = True
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError, OSError) as error:
-            why = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
-            logger.warning(
-                "a snapshot did not arrive %s", fields(to=message.to, index=message.meta.index, error=str(why))
-            )
+        except (Exception, asyncio.CancelledError) as error:
+            why = _reason(error)
+            logger.warning("a snapshot did not arrive %s", fields(to=message.to, index=message.meta.index, error=why))
         finally:
             file.close()
         self.receiver.snapshot_sent(message.to, arrived=arrived)
@@ -340,9 +338,8 @@ class Peer:
         while True:
             try:
                 await self._session()
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError, OSError) as error:
-                why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-                why = why or type(error).__name__
+            except (Exception, asyncio.CancelledError) as error:
+                why = _reason(error)
                 if self.connected or why != self._last_error:
                     logger.info("no connection %s", fields(member=self.name, address=self.address, error=why))
                 self._last_error = why
@@ -398,6 +395,18 @@ class Peer:
             problem=self._transport.own_problem,
             messages=messages,
         )
+
+
+def _reason(error: BaseException) -> str:
+    """Say why a call ended; whatever it was, the connection is tried again.
+
+    A call that gRPC cancelled raises CancelledError into whoever awaits it. Only when the task itself is being
+    cancelled does that mean "stop": then it is raised again.
+    """
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+        raise error
+    return (error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)) or type(error).__name__
 
 
 def _bytes(message: Message) -> int:
