@@ -6,6 +6,9 @@ stops the same pod *before* that: the lease and the tolerated time after it **se
 acknowledged. Sending comes before the leader's receiving, and the margin is the leader's, so as long as the two
 clocks run at the same rate within the margin, an evicted pod is dead before its replacement starts. Both sides count
 on monotonic clocks; nobody compares wall clocks.
+
+An agent that does not run cannot fence. Whoever supervises it must start it again at once; it then looks at the lease
+that it held, which is on disk, and stops what should have been stopped before it does anything else.
 """
 
 from __future__ import annotations

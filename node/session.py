@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 LEADER_KEY = "steersman-leader"
 FIRST_BACKOFF_S = 0.05  # a leader change takes about a second: the first rounds may be quick
 MAX_BACKOFF_S = 2.0
+LOOKS_PER_HEARTBEAT = 4  # how finely silence is noticed; each look costs a wake-up
 SILENT_HEARTBEATS = 3.0  # unacknowledged ones after which a session is given up; more would eat into the lease
 WELCOME_TIMEOUT_S = 5.0
 
@@ -211,16 +212,18 @@ class ControlPlane:
 
     async def _heartbeats(self, outbox: Outbox, period: float) -> None:
         """Send heartbeats; TimeoutError when none is acknowledged for too long."""
-        began = self._clock.monotonic()
+        began = due = self._clock.monotonic()
         while True:
             now = self._clock.monotonic()
             silent = now - max(self.lease.acknowledged, began)
-            if silent > SILENT_HEARTBEATS * period + 0.5:
+            if silent > SILENT_HEARTBEATS * period:
                 raise TimeoutError(f"no heartbeat was acknowledged for {silent:.1f} s")
-            self._sequence += 1
-            self.lease.sent(self._sequence, now)
-            outbox.put(node_pb2.AgentMessage(heartbeat=node_pb2.Heartbeat(sequence=self._sequence)), urgent=True)
-            await self._sleep(period)
+            if now >= due:
+                due = now + period
+                self._sequence += 1
+                self.lease.sent(self._sequence, now)
+                outbox.put(node_pb2.AgentMessage(heartbeat=node_pb2.Heartbeat(sequence=self._sequence)), urgent=True)
+            await self._sleep(period / LOOKS_PER_HEARTBEAT)
 
     async def _read(self, call: Any) -> None:
         while (message := await call.read()) is not grpc.aio.EOF:
