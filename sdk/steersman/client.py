@@ -120,7 +120,7 @@ def manifests(source: str | bytes | Document | Iterable[Any]) -> list[Document]:
         try:
             loaded = [document for document in yaml.load_all(source, _LOADER) if document is not None]
         except yaml.YAMLError as error:
-            raise ValueError(f"not YAML or JSON: {error}") from error
+            raise ValueError(f"not YAML or JSON: {_where(error)}") from error
     elif isinstance(source, dict):
         loaded = [source]
     else:
@@ -136,6 +136,15 @@ def manifests(source: str | bytes | Document | Iterable[Any]) -> list[Document]:
         else:
             documents.append(document)
     return documents
+
+
+def _where(error: yaml.YAMLError) -> str:
+    """PyYAML's error in one line: what was expected or found, and where."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    parts = [part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part]
+    return f"line {mark.line + 1}, column {mark.column + 1}: {', '.join(parts)}"
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

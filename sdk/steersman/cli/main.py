@@ -7,6 +7,7 @@ distributions add commands through the entry-point group `steersman.commands` (t
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -78,6 +79,7 @@ def steer(ctx: click.Context, namespace: str, cluster: str, config: Path | None,
 
 def main() -> None:
     """Run a command line; errors are one sentence on standard error and exit code 1, misuse is exit code 2."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own log of failed handshakes; the error says the same once
     try:
         code = steer.main(args=_global_options_first(sys.argv[1:]), prog_name="steer", standalone_mode=False)
     except click.exceptions.Abort:

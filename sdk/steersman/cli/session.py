@@ -43,7 +43,7 @@ class Session:
     async def kinds(self, client: AsyncClient) -> list[pb.KindInfo]:
         """The served kinds, asked for once."""
         if not self._kinds:
-            self._kinds = list(await client.kinds())
+            self._kinds = list(await client.kinds(timeout=self.timeout))
         return self._kinds
 
     async def kind(self, client: AsyncClient, name: str) -> pb.KindInfo:
