@@ -31,7 +31,7 @@ from control.api.local import LocalTransport
 from control.api.members import MemberAddresses, Members
 from control.api.rest import Checks, RestServer
 from control.api.servicers import ClusterServicer, Gatekeeper, ObjectsServicer
-from control.ca.certificates import CertificateError, is_past_half, server_names
+from control.ca.certificates import CertificateError, is_past_half, load_certificate, server_names
 from control.ca.files import PkiFolder, renew_member
 from control.ca.tokens import JoinTokens, TokenError
 from control.config import KUBERNETES_VERSION, VERSION, ConfigError, MemberConfig
@@ -71,7 +71,7 @@ class Member:
         self.entropy = entropy
         self.registry = CollectorRegistry()
         self._pki = PkiFolder(config.pki_dir)
-        _check_certificate(self._pki, clock)
+        _check_certificate(self._pki, config.name, clock)
         self._authority = self._pki.authority(clock)
         self._tasks: list[asyncio.Task[Any]] = []
         self._prepared_term = 0  # the term that this member began to lead with everything in place
@@ -383,13 +383,12 @@ async def _cancelled(task: asyncio.Task[Any]) -> None:
         await task
 
 
-def _check_certificate(pki: PkiFolder, clock: Clock) -> None:
+def _check_certificate(pki: PkiFolder, name: str, clock: Clock) -> None:
     """Raises ConfigError when this member's certificate cannot be used."""
-    from control.ca.certificates import load_certificate  # noqa: PLC0415
-
     try:
         pki.read(pki.key)
-        certificate = load_certificate(pki.read(pki.certificate), str(pki.certificate))
+        pem = pki.read(pki.certificate)
+        certificate = load_certificate(pem, str(pki.certificate))
     except CertificateError as error:
         raise ConfigError(str(error)) from None
     if certificate.not_valid_after_utc <= clock.now():
@@ -397,3 +396,6 @@ def _check_certificate(pki: PkiFolder, clock: Clock) -> None:
             f"{pki.certificate} ended at {certificate.not_valid_after_utc:%Y-%m-%d}: remove it and its key, and make them "
             "again with `steer-control pki member`"
         )
+    held = identity.SubjectCache().caller(pem).user
+    if held != identity.member(name).user:
+        raise ConfigError(f"{pki.certificate} is of {held!r}, not of member {name}: give this member its own --pki-dir")

@@ -24,13 +24,19 @@ class Barrier:
         Raises NoLeaderError as the store does. A cancelled reader does not disturb the others.
         """
         if self._running is None or self._running.done():
-            self._running = asyncio.ensure_future(self._barrier())
+            self._running = _quiet(asyncio.ensure_future(self._barrier()))
             return await asyncio.shield(self._running)
         if self._next is None or self._next is self._running:
-            self._next = asyncio.ensure_future(self._after(self._running))
+            self._next = _quiet(asyncio.ensure_future(self._after(self._running)))
         return await asyncio.shield(self._next)
 
     async def _after(self, previous: asyncio.Task[int]) -> int:
         await asyncio.wait((previous,))
         self._running = self._next
         return await self._barrier()
+
+
+def _quiet(task: asyncio.Task[int]) -> asyncio.Task[int]:
+    """A barrier may fail after every reader has gone: nobody is left to be told."""
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task

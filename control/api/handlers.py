@@ -7,7 +7,7 @@ carry them there.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from control import registry
@@ -53,7 +53,7 @@ class Handlers:
         """Read many objects of one kind at one revision."""
         return await self.reads.list(request, caller)
 
-    def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.WatchResponse]:
+    def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.WatchResponse, None]:
         """Follow one kind."""
         return self._watching.watch(request, caller)
 

@@ -8,6 +8,7 @@ compacted meanwhile the next page is refused with Expired, and the list must sta
 from __future__ import annotations
 
 import asyncio
+import builtins
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -107,11 +108,8 @@ class Reads:
             wide=True,
             include="Metadata",
             revision=revision,
-            **(
-                {"continue_token": following.continue_token, "remaining": following.remaining}
-                if following is not None and following.continue_token
-                else {}
-            ),
+            continue_token=following.continue_token if following is not None else "",
+            remaining=following.remaining if following is not None else 0,
         )
         return msgspec.json.encode(table)
 
@@ -183,9 +181,9 @@ class Reads:
             return ((kv,), False, 0) if kv is not None and selection.matches(key, kv.value) else ((), False, 0)
         candidates = await self._candidates(resource, prefix, selection, revision, after)
         if candidates is not None:
-            matching = [kv for kv in candidates if selection.matches(kv.key, kv.value)]
-            return (matching[:limit], True, 0) if limit and len(matching) > limit else (matching, False, 0)
-        matching = []
+            chosen = [kv for kv in candidates if selection.matches(kv.key, kv.value)]
+            return (chosen[:limit], True, 0) if limit and len(chosen) > limit else (chosen, False, 0)
+        matching: builtins.list[KeyValue] = []
         while True:
             found = await store.range(prefix, revision=revision, limit=PAGE, after=after)
             for kv in found.kvs:
@@ -199,7 +197,7 @@ class Reads:
             await asyncio.sleep(0)
 
     async def _collect_all(self, prefix: str, revision: int, after: str, limit: int) -> Page:
-        collected: list[KeyValue] = []
+        collected: builtins.list[KeyValue] = []
         while True:
             size = min(PAGE, limit - len(collected)) if limit else PAGE
             found = await self._context.store.range(prefix, revision=revision, limit=size, after=after)
@@ -211,7 +209,7 @@ class Reads:
 
     async def _candidates(
         self, resource: Resource, prefix: str, selection: Selection, revision: int, after: str
-    ) -> list[KeyValue] | None:
+    ) -> Sequence[KeyValue] | None:
         """What an index says may match, or None when no index can tell: it knows the newest state only."""
         store, index, term = self._context.store, self._context.index, selection.index_term()
         if index is None or term is None or revision != store.revision:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final, NoReturn
 
@@ -103,12 +103,12 @@ class _Servicer:
         return await refuse(context, problem)
 
     async def _stream(
-        self, verb: str, context: Any, handler: Callable[[Caller], AsyncIterator[Any]]
-    ) -> AsyncIterator[Any]:
+        self, verb: str, context: Any, handler: Callable[[Caller], AsyncGenerator[Any, None]]
+    ) -> AsyncGenerator[Any, None]:
         code = "OK"
         metrics.STREAMS.labels(verb).inc()
         try:
-            async with aclosing(handler(self._gatekeeper.caller(context))) as answers:  # type: ignore[type-var]
+            async with aclosing(handler(self._gatekeeper.caller(context))) as answers:
                 async for answer in answers:
                     yield answer
             return
@@ -145,11 +145,11 @@ class ObjectsServicer(_Servicer, objects_pb2_grpc.ObjectsServicer):
     async def Kinds(self, request: Any, context: Any) -> Any:  # noqa: N802
         return await self._unary("Kinds", context, self._handlers.kinds, request)
 
-    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]  # noqa: N802
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         # gRPC tells streams by the function's kind: this must itself be an asynchronous generator.
         async with aclosing(
             self._stream("Watch", context, lambda caller: self._handlers.watch(request, caller))
-        ) as answers:  # type: ignore[type-var]
+        ) as answers:
             async for answer in answers:
                 yield answer
 

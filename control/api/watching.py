@@ -10,7 +10,7 @@ again; only when that is forgotten too the watch ends with Expired.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -40,7 +40,7 @@ class Watching:
         self._context = context
         self._reads = reads
 
-    async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.WatchResponse]:
+    async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.WatchResponse, None]:
         """Follow the objects that match."""
         context = self._context
         resource = context.resource(request.type)
