@@ -15,23 +15,20 @@ stop the container, and the loop goes on when its exit is reported.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from contextlib import suppress
-from pathlib import Path
 from typing import Protocol, TypeVar
 
-import msgspec
-
-from node import podfiles, probes
-from node.environment import ConfigError, command_line, environment
-from node.pods import backoff
+from node import probes
+from node.environment import ConfigError
+from node.pods import backoff, termination
+from node.pods.credentials import pull_auths
 from node.pods.host import PodHost
 from node.pods.probing import Probing
+from node.pods.spec import container_spec as build_spec
+from node.pods.spec import key_of
 from node.pods.state import ContainerLocal, PodLocal, Running, Terminated, Waiting
-from node.resources import resources
 from node.runtime import interface as rt
 from node.status import sidecar
 from node.volumes import VolumeError
@@ -41,9 +38,6 @@ from steersman.types.core import Container, LifecycleHandler, Pod
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MAX_TERMINATION_MESSAGE = 4_096  # bytes, as the kubelet's
-MAX_LOG_MESSAGE = 2_048  # bytes, when the message is taken from the log
-MAX_LOG_LINES = 80
 EPOCH = "1970-01-01T00:00:00Z"  # what the kubelet gives as start of an instance that never started
 PULL_ERROR_SHOWN_S = 2.0  # how long ErrImagePull stands before it becomes ImagePullBackOff
 
@@ -78,8 +72,6 @@ class PodContext(Protocol):
     def changed(self, *, urgent: bool = False) -> None:
         """The local state changed: keep it, and report it."""
         ...
-
-    def directory(self) -> Path: ...
 
 
 class ContainerLife:
@@ -225,7 +217,10 @@ class ContainerLife:
         if again:
             local.attempt += 1
         try:
-            container_spec = self._container_spec(image)
+            assert self.pod.sandbox is not None
+            container_spec = build_spec(
+                host, self.pod.pod, self.pod.local, self.pod.sandbox, spec, local.attempt, image
+            )
         except BaseException:
             local.attempt -= again
             raise
@@ -259,11 +254,12 @@ class ContainerLife:
                 rt.ERR_IMAGE_NEVER_PULL, f'Container image "{name}" is not present with pull policy of Never'
             )
         self._event("Pulling", f'Pulling image "{name}"')
+        auths = pull_auths(self.pod.pod, name, host.assignments.secrets)
         asked = host.clock.monotonic()
         try:
             async with host.pulls:
                 began = host.clock.monotonic()
-                image = await self.pod.unless_stopping(host.runtime.pull(name, self._auths()))
+                image = await self.pod.unless_stopping(host.runtime.pull(name, auths))
         except rt.RuntimeFailure:
             host.metrics.pulls.labels("failed").inc()
             raise
@@ -277,72 +273,8 @@ class ContainerLife:
         )
         return image
 
-    def _auths(self) -> list[rt.RegistryAuth]:
-        """Credentials for the image's registry from the pod's imagePullSecrets."""
-        pod = self.pod.pod
-        found = []
-        for reference in pod.spec.image_pull_secrets:
-            secret = self._host.assignments.secrets.get(f"{pod.namespace}/{reference.name}")
-            if secret is not None:
-                found += registry_auths(self.spec.image, secret.data)
-        return found
-
     def _key(self) -> rt.ContainerKey:
-        pod = self.pod.pod
-        return rt.ContainerKey(pod.uid, pod.namespace, pod.name, self.spec.name, self.local.attempt)
-
-    def _container_spec(self, image: rt.Image) -> rt.ContainerSpec:
-        """Everything that the runtime needs to know.
-
-        Raises:
-            ConfigError, VolumeError: something that the container names is not there.
-        """
-        pod, spec, host = self.pod.pod, self.spec, self._host
-        assert self.pod.sandbox is not None
-        around = host.surroundings(host.node.ip if pod.spec.host_network else self.pod.local.ip)
-        variables = environment(pod, spec, around)
-        command, args = command_line(spec, variables)
-        key = self._key()
-        mounts = [
-            *host.volumes.mounts(pod, spec),
-            *self._own_files(key.attempt, {m.mount_path.rstrip("/") for m in spec.volume_mounts}),
-        ]
-        return rt.ContainerSpec(
-            key=key,
-            image=image,
-            sandbox=self.pod.sandbox,
-            hostname=podfiles.hostname(pod),
-            log_path=str(rt.log_directory(host.node.logs_root, key) / f"{key.attempt}.log"),
-            command=command or None,
-            args=args or None,
-            env=(("HOSTNAME", podfiles.hostname(pod)), *variables.items()),
-            working_dir=spec.working_dir,
-            mounts=tuple(mounts),
-            resources=resources(pod, spec, host.node.memory_bytes),
-            security=_security(pod, spec),
-            stdin=spec.stdin,
-            tty=spec.tty,
-        )
-
-    def _own_files(self, attempt: int, taken: set[str]) -> list[rt.Mount]:
-        """/etc/hosts and its like, and the file for the termination message; what the pod mounts itself goes first."""
-        directory = self.pod.directory()
-        files = [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")]
-        found = [
-            rt.Mount(str(directory / name), where)
-            for name, where in files
-            if where not in taken and (directory / name).exists()
-        ]
-        if self.spec.termination_message_path:
-            path = self._message_file(attempt)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o666)
-            path.chmod(0o666)  # the container's user writes it
-            found.append(rt.Mount(str(path), self.spec.termination_message_path))
-        return found
-
-    def _message_file(self, attempt: int) -> Path:
-        return self.pod.directory() / "containers" / self.spec.name / f"{attempt}-termination-log"
+        return key_of(self.pod.pod, self.spec.name, self.local.attempt)
 
     # --- while it runs ---
 
@@ -466,7 +398,7 @@ class ContainerLife:
     def _ended(self, container_id: str, ended: rt.Exit, started_at: str, ran: float) -> None:
         """Record how an instance ended, and whether another will follow."""
         self.running.clear()
-        message = self._termination_message(ended)
+        message = termination.message(self._host, self.spec, self._key(), ended)
         terminated = Terminated(
             exit_code=ended.code,
             reason=ended.reason,
@@ -489,7 +421,7 @@ class ContainerLife:
                 "StartError",
                 finished_at=now,
                 started_at=EPOCH,
-                message=error.message[:MAX_TERMINATION_MESSAGE],
+                message=error.message[: termination.MAX_MESSAGE],
                 container_id=self.local.container_id,
             ),
             0.0,
@@ -504,27 +436,8 @@ class ContainerLife:
         )  # an init container is ready when it succeeded
         local.started = False
         local.crashes = backoff.crashes_after(local.crashes, ran)
-        self._forget_old_logs()
+        termination.forget_old_logs(self._host, self._key())
         self.pod.changed(urgent=True)
-
-    def _forget_old_logs(self) -> None:
-        """Keep the logs of the instance that ended and of the one before, as the kubelet does."""
-        old = self.local.attempt - 2
-        if old >= 0:
-            directory = rt.log_directory(self._host.node.logs_root, self._key())
-            for path in directory.glob(f"{old}.log*"):
-                path.unlink(missing_ok=True)
-            self._message_file(old).unlink(missing_ok=True)
-
-    def _termination_message(self, ended: rt.Exit) -> str:
-        """What the container left in its termination file, or the end of its log when it asks for that."""
-        text = b""
-        with suppress(OSError):
-            text = self._message_file(self.local.attempt).read_bytes()[:MAX_TERMINATION_MESSAGE]
-        if not text and ended.code != 0 and self.spec.termination_message_policy == "FallbackToLogsOnError":
-            path = rt.log_directory(self._host.node.logs_root, self._key()) / f"{self.local.attempt}.log"
-            text = _log_tail(path)
-        return text.decode("utf-8", "replace") or ended.message
 
     # --- small things ---
 
@@ -565,72 +478,6 @@ async def _hook(handler: LifecycleHandler, target: probes.Target, host: PodHost)
         await host.sleep(float(handler.sleep.get("seconds", 0)))
         return probes.Outcome(True)
     return await probes.act(handler, target)
-
-
-def _security(pod: Pod, container: Container) -> rt.Security:
-    """The container's security context over the pod's."""
-    whole, own = pod.spec.security_context, container.security_context
-    groups: tuple[int, ...] = ()
-    user = group = non_root = None
-    if whole is not None:
-        user, group, non_root = whole.run_as_user, whole.run_as_group, whole.run_as_non_root
-        groups = whole.supplemental_groups + ((whole.fs_group,) if whole.fs_group is not None else ())
-    if own is not None:
-        user = own.run_as_user if own.run_as_user is not None else user
-        group = own.run_as_group if own.run_as_group is not None else group
-        non_root = own.run_as_non_root if own.run_as_non_root is not None else non_root
-    capabilities = own.capabilities if own else None
-    return rt.Security(
-        run_as_user=user,
-        run_as_group=group,
-        run_as_non_root=bool(non_root),
-        supplemental_groups=groups,
-        privileged=bool(own and own.privileged),
-        allow_privilege_escalation=own is None or own.allow_privilege_escalation is not False,
-        read_only_root=bool(own and own.read_only_root_filesystem),
-        add_capabilities=capabilities.add if capabilities else (),
-        drop_capabilities=capabilities.drop if capabilities else (),
-    )
-
-
-def registry_auths(image: str, data: dict[str, str]) -> list[rt.RegistryAuth]:
-    """The credentials for an image's registry in a Secret of type kubernetes.io/dockerconfigjson."""
-    encoded = data.get(".dockerconfigjson")
-    if encoded is None:
-        return []
-    first, slash, _ = image.partition("/")
-    registry = first if slash and ("." in first or ":" in first or first == "localhost") else "docker.io"
-    names = {registry, "index.docker.io"} if registry == "docker.io" else {registry}
-    try:
-        entries = msgspec.json.decode(base64.b64decode(encoded)).get("auths", {})
-        found = []
-        for name, entry in entries.items():
-            host = name.removeprefix("https://").removeprefix("http://").split("/", 1)[0]
-            if host not in names:
-                continue
-            user, password = entry.get("username", ""), entry.get("password", "")
-            if not user and entry.get("auth"):
-                user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
-            found.append(rt.RegistryAuth(user, password, entry.get("registrytoken", "")))
-    except (ValueError, AttributeError, binascii.Error, msgspec.MsgspecError) as error:
-        log.warning("an imagePullSecret is not a Docker configuration: %s", error)
-        return []
-    return found
-
-
-def _log_tail(path: Path) -> bytes:
-    """The last lines of a log file in the CRI's form, without their times."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 4 * MAX_LOG_MESSAGE))
-            lines = file.read().splitlines()[-MAX_LOG_LINES:]
-    except OSError:
-        return b""
-    texts: Sequence[bytes] = [
-        parts[3] + (b"\n" if parts[2] == b"F" else b"") for line in lines if len(parts := line.split(b" ", 3)) == 4
-    ]
-    return b"".join(texts)[-MAX_LOG_MESSAGE:]
 
 
 def _seconds(time: str) -> float:
