@@ -46,10 +46,9 @@ def make_switch(topology: Topology) -> None:
 def plug(topology: Topology, host: Host) -> None:
     """Give a host a fresh namespace with one interface on the segment."""
     namespace = topology.namespace(host)
-    if exists(namespace):
-        unplug(topology, host)
+    unplug(topology, host)
     _ip([f"netns add {namespace}"])
-    port = f"p-{host.name}"
+    port = _port(host)
     mac = "02:1d:" + ":".join(f"{int(part):02x}" for part in host.address.split("."))
     _ip(
         [
@@ -72,8 +71,16 @@ def pull_plug(topology: Topology, host: Host) -> None:
 
 
 def unplug(topology: Topology, host: Host) -> None:
-    """Remove the host's namespace; its interface goes with it."""
+    """Remove the host's cable and namespace.
+
+    The cable goes first, by name: a namespace's interfaces vanish some time after it, and would be in a reboot's way.
+    """
+    subprocess.run(["ip", "-n", topology.switch, "link", "del", _port(host)], capture_output=True, check=False)
     delete(topology.namespace(host))
+
+
+def _port(host: Host) -> str:
+    return f"p-{host.name}"
 
 
 def delete(namespace: str) -> None:
