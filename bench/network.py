@@ -1,15 +1,12 @@
 """Figures of the pod network, each with its floor measured in the same run.
 
-    .venv/bin/python bench/network.py [--seconds 5] [--rounds 3]
-
 Needs root, iperf3 and ip. Two hosts are network namespaces joined by a veth pair. The floor of the throughput is a bare
 VXLAN between the same two host namespaces, without bridge, veth, NAT or rules; rounds alternate between the two and the
-medians are compared. Prints one line for each figure, then a JSON object of them all.
+medians are compared.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -18,6 +15,7 @@ import statistics
 import subprocess
 from pathlib import Path
 
+from bench.harness import Figure
 from net import HostNetwork, NetworkView, PodNetwork
 from net.plan import VXLAN_OVERHEAD
 from steersman.clock import SystemClock, SystemEntropy
@@ -25,6 +23,11 @@ from steersman.types import EndpointSlice, Node, Service
 
 NETNS = Path("/run/netns")
 BARE_MTU = 1500 - VXLAN_OVERHEAD
+
+
+SECONDS, ROUNDS = 5.0, 3  # of one iperf3 run; runs of each kind, in turn
+PODS, SERVICES, ENDPOINTS = 50, 1000, 10
+THROUGHPUT_GOAL = 0.9
 
 
 def ip(*args: str, netns: str = "") -> None:
@@ -36,7 +39,7 @@ class Bench:
         self.clock = SystemClock()
         self.prefix = f"stb{SystemEntropy().suffix()}"
         self.made: list[str] = []
-        self.figures: dict[str, float] = {}
+        self.figures: list[Figure] = []
 
     def netns(self, name: str) -> str:
         full = f"{self.prefix}-{name}"
@@ -45,9 +48,8 @@ class Bench:
         ip("link", "set", "lo", "up", netns=full)
         return full
 
-    def report(self, name: str, value: float, unit: str, note: str = "") -> None:
-        self.figures[name] = round(value, 4)
-        print(f"{name:<44} {value:>9.3f} {unit:<7} {note}", flush=True)
+    def report(self, what: str, value: float, unit: str) -> None:
+        self.figures.append(Figure(what, value, unit))
 
     def destroy(self) -> None:
         for name in reversed(self.made):
@@ -71,7 +73,7 @@ async def throughput(client: str, server: str, address: str, seconds: float, *ex
     return float(json.loads(output)["end"]["sum_received"]["bits_per_second"]) / 1e9
 
 
-async def across_hosts(bench: Bench, networks: list[PodNetwork], hosts: list[str], args: argparse.Namespace) -> None:
+async def across_hosts(bench: Bench, networks: list[PodNetwork], hosts: list[str]) -> None:
     pods = []
     for number, network in enumerate(networks, 1):
         pod = bench.netns(f"pod{number}")
@@ -87,13 +89,16 @@ async def across_hosts(bench: Bench, networks: list[PodNetwork], hosts: list[str
         ip("addr", "add", f"10.99.0.{number}/24", "dev", "bare0", netns=host)
         ip("link", "set", "bare0", "mtu", str(BARE_MTU), "up", netns=host)
     bare, ours = [], []
-    for _ in range(args.rounds):
-        bare.append(await throughput(hosts[0], hosts[1], "10.99.0.2", args.seconds))
-        ours.append(await throughput(pods[0], pods[1], "10.244.2.7", args.seconds))
+    for _ in range(ROUNDS):
+        bare.append(await throughput(hosts[0], hosts[1], "10.99.0.2", SECONDS))
+        ours.append(await throughput(pods[0], pods[1], "10.244.2.7", SECONDS))
     floor, got = statistics.median(bare), statistics.median(ours)
-    bench.report("bare VXLAN, host to host", floor, "Gbit/s")
-    bench.report("pod to pod across hosts", got, "Gbit/s")
-    bench.report("ratio of throughput", got / floor, "x", "goal 0.9 or more")
+    reached = got >= THROUGHPUT_GOAL * floor
+    bench.figures.append(
+        Figure(
+            "pod to pod across hosts, iperf3", got, "Gbit/s", "bare VXLAN", floor, f"≥ {THROUGHPUT_GOAL:g} ×", reached
+        )
+    )
 
 
 async def attach_and_detach(bench: Bench, network: PodNetwork, count: int) -> None:
@@ -104,8 +109,8 @@ async def attach_and_detach(bench: Bench, network: PodNetwork, count: int) -> No
         await network.attach(name, str(NETNS / name), f"10.244.1.{number + 20}")
         attaching.append(bench.clock.monotonic() - one)
     whole = bench.clock.monotonic() - began
-    bench.report("attach a pod, median", statistics.median(attaching) * 1000, "ms", "goal 5 or less")
-    bench.report("attach a pod, slowest", max(attaching) * 1000, "ms", f"of {count}")
+    bench.report("attach a pod, median", statistics.median(attaching) * 1000, "ms")
+    bench.report("attach a pod, slowest", max(attaching) * 1000, "ms")
     bench.report("pods attached per second", count / whole, "1/s")
     began = bench.clock.monotonic()
     await asyncio.gather(*(network.detach(name) for name in names))
@@ -150,18 +155,16 @@ async def services(bench: Bench, network: PodNetwork, nodes: dict[str, Node], co
         await network.sync(view)
         return (bench.clock.monotonic() - began) * 1000
 
-    bench.report(
-        f"sync {count} Services x {each} endpoints", await timed(), "ms", "175 for libnftables alone, measured before"
-    )
+    bench.report(f"sync {count} Services x {each} endpoints", await timed(), "ms")
     bench.report("sync with nothing changed", statistics.median([await timed() for _ in range(20)]), "ms")
     changes = []
     for turn in range(20):
         slices["default/s7-a"] = endpoints(7, each, first=3 + turn % 2)
         changes.append(await timed())
-    bench.report("sync after one EndpointSlice changed", statistics.median(changes), "ms", "goal 3")
+    bench.report("sync after one EndpointSlice changed", statistics.median(changes), "ms")
 
 
-async def run(args: argparse.Namespace) -> dict[str, float]:
+async def measure() -> list[Figure]:
     bench = Bench()
     if task := asyncio.current_task():  # a run that is stopped leaves no namespaces either
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -186,9 +189,9 @@ async def run(args: argparse.Namespace) -> dict[str, float]:
             networks.append(network)
             await network.sync(NetworkView(nodes))
             await network.start(f"10.244.{number}.0/24")
-        await attach_and_detach(bench, networks[0], args.pods)
-        await services(bench, networks[0], nodes, args.services, args.endpoints)
-        await across_hosts(bench, networks, hosts, args)
+        await across_hosts(bench, networks, hosts)
+        await attach_and_detach(bench, networks[0], PODS)
+        await services(bench, networks[0], nodes, SERVICES, ENDPOINTS)
     finally:
         for network in networks:
             await network.stop(leave_pods=False)
@@ -196,15 +199,5 @@ async def run(args: argparse.Namespace) -> dict[str, float]:
     return bench.figures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure the pod network.")
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of one iperf3 run")
-    parser.add_argument("--rounds", type=int, default=3, help="iperf3 runs of each kind")
-    parser.add_argument("--pods", type=int, default=50)
-    parser.add_argument("--services", type=int, default=1000)
-    parser.add_argument("--endpoints", type=int, default=10)
-    print(json.dumps(asyncio.run(run(parser.parse_args()))))
-
-
-if __name__ == "__main__":
-    main()
+def run() -> list[Figure]:
+    return asyncio.run(measure())
