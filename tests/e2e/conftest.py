@@ -6,6 +6,7 @@ Files run in the order of `ORDER`: what only looks first, what destroys last.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,11 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The lab, raised once; taking it down must leave nothing, whatever the tests did to it."""
-    raised = Lab(Topology("e2e", 3, 3, 7543, 6543), tmp_path_factory.mktemp("steersman") / "config.yaml")
+    kept = tmp_path_factory.mktemp("steersman")
+    raised = Lab(Topology("e2e", 3, 3, 7543, 6543), kept / "config.yaml")
     try:
         raised.up()
         yield raised
     finally:
+        for log in raised.topology.directory.glob("hosts/*/log"):  # for whoever looks into a failure
+            shutil.copytree(log, kept / log.parent.name)
         raised.down()
     name = raised.topology.name
     assert segment.namespaces(name) == []
