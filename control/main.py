@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -68,7 +67,6 @@ def main() -> None:
 def run(log_level: str, initial_cluster: str, node_lease: str, **flags: Any) -> None:
     """Run a member until it is told to stop (SIGTERM, SIGINT)."""
     logs.setup(log_level.upper())
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC's own lines tell of every connection that ends
     try:
         config = MemberConfig(
             initial_cluster=parse_cluster(initial_cluster),

@@ -134,6 +134,8 @@ class ClusterHandlers:
         known = [member.name for member in self._raft.status().members]
         if request.member not in known:
             raise bad_request(f"{request.member!r} is not a member: choose one of {', '.join(sorted(known))}")
+        if request.member == self._context.leadership.name:  # also when a repeated call finds that the first one did it
+            return await self.status(cluster_pb2.ClusterStatusRequest(), caller)
         try:
             await self._raft.transfer_leadership(request.member)
         except NotLeaderError as error:

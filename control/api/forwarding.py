@@ -34,6 +34,7 @@ from steersman.v1 import objects_pb2 as pb
 
 DEFAULT_DEADLINE_S: Final = 30.0  # of calls whose client set none
 MARGIN_S: Final = 0.05  # kept back from the deadline, so that the answer "timeout" still arrives
+OLD_CHANNEL_S: Final = 30.0  # how long calls under way may still use the channel to a former leader
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.02, 0.5  # between tries: an election takes about a second
 
 Local = Callable[[Any, Caller], Awaitable[Any]]
@@ -116,6 +117,12 @@ class LeaderLink:
         metadata = forwarded_metadata(caller, caller.request_id)
         try:
             answer = await call(request, timeout=left, metadata=metadata)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # gRPC says so when the channel was closed under the call; passed on, it would end our own caller unanswered.
+            raise _BrokenError("the channel to the leader was closed", never_sent=False) from None
         except grpc.aio.AioRpcError as error:
             problem = ApiError.from_rpc(error)
             metrics.FORWARDED.labels(method, problem.reason).inc()
@@ -146,12 +153,14 @@ class LeaderLink:
 
     def _connected(self) -> grpc.aio.Channel:
         leader = self._leadership.leader
+        if leader == self._leadership.name:
+            raise no_leader("", "this member is about to lead")
         address = self._addresses(leader) if leader else ""
         if not address:
             raise no_leader("", f"the address of {leader} is not known yet" if leader else "")
         if self._channel is None or address != self._address:
             if self._channel is not None:
-                self._closing.append(asyncio.ensure_future(self._channel.close()))
+                self._closing.append(asyncio.ensure_future(self._channel.close(OLD_CHANNEL_S)))
                 self._closing = [task for task in self._closing if not task.done()]
             self._address, self._stubs = address, {}
             self._channel = grpc.aio.secure_channel(address, self._credentials(), options=CHANNEL_OPTIONS)

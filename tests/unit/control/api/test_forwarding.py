@@ -126,3 +126,8 @@ async def test_a_member_that_comes_to_lead_meanwhile_answers(leadership):
             raise unavailable("deposed")
 
     assert await call(Promoted(leadership), "Update", pb.UpdateRequest(), local) == "here"
+
+
+async def test_a_member_about_to_lead_does_not_call_itself(leadership):
+    leadership.update(LeaderState("me", 4, is_self=False))
+    assert LeaderLink(leadership, lambda _: "addr:1", lambda: None, SystemClock(), SeededEntropy(1)).channel() is None
