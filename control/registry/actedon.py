@@ -1,8 +1,9 @@
 """What is kept but not acted on yet: valid fields of Kubernetes' API whose effect is still to be built.
 
 They round-trip unchanged; who writes one is told by a warning. A path names a field that is set, `[]` stands for every
-member of a list, and `=value` narrows it to one value. The list is meant to shrink: remove an entry with the commit that
-acts on its field.
+member of a list, and `=value` narrows it to one value. A pod's host ports are named only where it has a network of its
+own: in the host's they need nobody's help. The list is meant to shrink: remove an entry with the commit that acts on its
+field.
 """
 
 from __future__ import annotations
@@ -14,27 +15,49 @@ from typing import Any, Final
 from control.registry.resources import Document, Resource
 
 _CONTAINER: Final = (
-    "volumeDevices",
+    "env[].valueFrom.fileKeyRef",
+    "lifecycle.stopSignal",
     "resizePolicy",
-    "securityContext.seLinuxOptions",
-    "securityContext.seccompProfile",
+    "restartPolicyRules",
     "securityContext.appArmorProfile",
     "securityContext.procMount",
+    "securityContext.seLinuxOptions",
+    "securityContext.seccompProfile.type=Localhost",
+    "securityContext.seccompProfile.type=RuntimeDefault",
+    "securityContext.windowsOptions",
+    "stdinOnce=True",
+    "volumeDevices",
+    "volumeMounts[].mountPropagation=Bidirectional",
+    "volumeMounts[].mountPropagation=HostToContainer",
+    "volumeMounts[].recursiveReadOnly=Enabled",
+    "volumeMounts[].recursiveReadOnly=IfPossible",
+    "volumeMounts[].subPathExpr",
 )
 _POD_SPEC: Final = (
     "affinity.podAffinity",
     "affinity.podAntiAffinity",
+    "automountServiceAccountToken=True",
     "ephemeralContainers",
     "hostUsers",
+    "hostnameOverride",
     "overhead",
     "priorityClassName",
     "resourceClaims",
     "resources",
     "runtimeClassName",
-    "setHostnameAsFQDN",
-    "securityContext.seLinuxOptions",
-    "securityContext.seccompProfile",
+    "schedulingGroup",
+    "setHostnameAsFQDN=True",
+    "shareProcessNamespace=True",
     "securityContext.appArmorProfile",
+    "securityContext.seLinuxOptions",
+    "securityContext.seccompProfile.type=Localhost",
+    "securityContext.seccompProfile.type=RuntimeDefault",
+    "securityContext.supplementalGroupsPolicy=Strict",
+    "securityContext.sysctls",
+    "securityContext.windowsOptions",
+    "topologySpreadConstraints[].matchLabelKeys",
+    "topologySpreadConstraints[].nodeAffinityPolicy=Ignore",
+    "topologySpreadConstraints[].nodeTaintsPolicy=Honor",
     "volumes[].awsElasticBlockStore",
     "volumes[].azureDisk",
     "volumes[].azureFile",
@@ -50,24 +73,23 @@ _POD_SPEC: Final = (
     "volumes[].iscsi",
     "volumes[].nfs",
     "volumes[].persistentVolumeClaim",
-    "volumes[].projected",
+    "volumes[].projected.sources[].clusterTrustBundle",
+    "volumes[].projected.sources[].podCertificate",
+    "volumes[].projected.sources[].serviceAccountToken",
     "volumes[].rbd",
     *(f"containers[].{path}" for path in _CONTAINER),
     *(f"initContainers[].{path}" for path in _CONTAINER),
 )
+_POD_NETWORK: Final = ("containers[].ports[].hostPort", "initContainers[].ports[].hostPort")
 
 NOT_ACTED_ON: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
-    ("", "Pod"): tuple(f"spec.{path}" for path in _POD_SPEC),
-    ("apps", "ReplicaSet"): tuple(f"spec.template.spec.{path}" for path in _POD_SPEC),
-    ("apps", "Deployment"): tuple(f"spec.template.spec.{path}" for path in _POD_SPEC),
+    ("", "Pod"): tuple(f"spec.{path}" for path in _POD_SPEC + _POD_NETWORK),
+    ("apps", "ReplicaSet"): tuple(f"spec.template.spec.{path}" for path in _POD_SPEC + _POD_NETWORK),
+    ("apps", "Deployment"): tuple(f"spec.template.spec.{path}" for path in _POD_SPEC + _POD_NETWORK),
     ("", "Service"): (
-        "spec.type=NodePort",
         "spec.type=LoadBalancer",
-        "spec.type=ExternalName",
-        "spec.externalIPs",
         "spec.loadBalancerSourceRanges",
         "spec.trafficDistribution",
-        "spec.internalTrafficPolicy=Local",
     ),
 }
 
@@ -77,8 +99,12 @@ def _parsed(group: str, kind: str) -> tuple[tuple[tuple[str, ...], str, str], ..
     parsed = []
     for entry in NOT_ACTED_ON.get((group, kind), ()):
         path, _, value = entry.partition("=")
-        parsed.append((tuple(path.replace("[]", ".[]").split(".")), value, entry))
+        parsed.append((_parts(path), value, entry))
     return tuple(parsed)
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(path.replace("[]", ".[]").split("."))
 
 
 def warnings(resource: Resource, document: Document) -> list[str]:
@@ -87,7 +113,13 @@ def warnings(resource: Resource, document: Document) -> list[str]:
         f"{entry.replace('[]', '[*]')} is kept but not acted on yet"
         for parts, value, entry in _parsed(resource.group, resource.kind)
         if any(not value or str(found) == value for found in _at(document, parts))
+        and not (entry.endswith(_POD_NETWORK) and _in_the_hosts_network(document, entry))
     ]
+
+
+def _in_the_hosts_network(document: Document, entry: str) -> bool:
+    spec = entry.removesuffix(next(path for path in _POD_NETWORK if entry.endswith(path)))
+    return any(_at(document, _parts(f"{spec}hostNetwork")))
 
 
 def _at(holder: Any, parts: tuple[str, ...]) -> Iterator[Any]:

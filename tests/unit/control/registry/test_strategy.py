@@ -321,3 +321,21 @@ def test_fields_that_nobody_acts_on_are_told_of(client: Any, pod: Any) -> None:
         "spec.volumes[*].nfs is kept but not acted on yet",
     ]
     assert document["spec"]["volumes"] == [{"name": "a", "nfs": {"server": "s", "path": "/"}}]
+
+
+def test_a_host_port_is_told_of_only_where_the_pod_has_its_own_network(client: Any, pod: Any) -> None:
+    pod["spec"]["containers"][0]["ports"] = [{"containerPort": 80, "hostPort": 80}]
+    told = "spec.containers[*].ports[*].hostPort is kept but not acted on yet"
+    for host_network, expected in ((False, [told]), (True, [])):
+        pod["spec"]["hostNetwork"] = host_network
+        resource, document, _ = client.decode(pod)
+        assert prepare_create(resource, document, client.context) == expected
+
+
+def test_what_is_acted_on_brings_no_warning(client: Any, pod: Any, service: Any) -> None:
+    pod["spec"]["volumes"] = [{"name": "a", "projected": {"sources": [{"configMap": {"name": "c"}}]}}]
+    pod["spec"]["shareProcessNamespace"] = False
+    service["spec"] |= {"type": "NodePort", "internalTrafficPolicy": "Local", "externalIPs": ["192.0.2.7"]}
+    for whole in (pod, service):
+        resource, document, _ = client.decode(whole)
+        assert prepare_create(resource, document, client.context) == []
