@@ -202,27 +202,20 @@ def test_a_member_without_disk_space_steps_down_says_so_and_comes_back(
             lab.steer("cluster", "transfer-leader", victim)
         eventually(lambda: lab.leader() == victim, f"{victim} leads", 15)
         filler = state / "filler"
-        with filler.open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(1 << 20))
-                    file.flush()
-            except OSError:
-                pass
+        fill(filler)
 
         def problem() -> str:
             members = lab.client.cluster_status().members
             return next(member.problem for member in members if member.name == victim)
 
+        lab.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "w-0"}}, namespace=namespace)
         written = 0
 
         def write_on() -> str:
             nonlocal written
             data = {"x": chr(ord("a") + written % 26) * 900_000, "n": str(written)}
-            document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "w-0"}, "data": data}
-            (result,) = lab.client.apply([document], namespace=namespace, timeout=10)
-            if result.error is None:
-                written += 1
+            lab.client.patch("configmaps", "w-0", {"data": data}, namespace, timeout=10)
+            written += 1
             return problem()
 
         told = eventually(write_on, f"{victim} says that its disk is full", 60, every=0)
@@ -235,7 +228,6 @@ def test_a_member_without_disk_space_steps_down_says_so_and_comes_back(
         eventually(lambda: not problem(), f"{victim} is back", 30)
         lab.settle()
         last = lab.client.get("configmaps", "w-0", namespace)["data"]["n"]
-        assert_on_every_member(lab, namespace, [], tmp_path)
         config = lab.member_config(tmp_path)
 
         def caught_up() -> bool:
@@ -250,6 +242,16 @@ def test_a_member_without_disk_space_steps_down_says_so_and_comes_back(
         subprocess.run(["umount", str(state)], check=True)
         subprocess.run(["cp", "-a", f"{kept}/.", str(state)], check=True)
         lab.command("start", victim)
+
+
+def fill(filler: Path) -> None:
+    """Write until the file system has no room left."""
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(1 << 20))
+        except OSError:
+            return
 
 
 def copy_tree(source: Path, target: Path) -> None:
@@ -352,11 +354,11 @@ def test_nothing_was_left_by_all_this(lab: Lab) -> None:
         names = [document["metadata"]["name"] for document in lab.client.list("namespaces").items]
         return not [name for name in names if name.startswith("test-")]
 
-    lab.run("delete", "deploy,service,pod", "--all", "-n", "default", "--timeout", "60", timeout=90)
+    lab.run("delete", "deploy,pod", "--all", "-n", "default", "--timeout", "60", timeout=90)
     eventually(gone, "the tests' namespaces are gone", 60)
     eventually(lambda: not lab.pods(""), "no pod is left", 60)
     kept: list[Any] = [service["metadata"]["name"] for service in lab.client.list("services").items]
-    assert set(kept) <= {"kubernetes"}
+    assert set(kept) == {"kubernetes", "kube-dns"}
 
     def clean() -> bool:
         for node, found in lab.footprint().items():
