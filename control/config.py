@@ -9,10 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from control.store.encryption import DEFAULT_RESOURCES
+from steersman import quantity
+
 VERSION: Final = "0.1.0"
 KUBERNETES_VERSION: Final = "v1.37.0"  # of the schemas that are served
 BOOTSTRAP_PORT_OFFSET: Final = 2  # node bootstrap is served this far above the gRPC port (node.proto)
 
+MIN_HISTORY_S: Final = (
+    60.0  # a watcher whose connection broke resumes from history, and lists everything again otherwise
+)
+MIN_HISTORY_BYTES: Final = 1 << 20  # likewise; the largest object fits
+
+_RESOURCE = re.compile(r"[a-z][a-z0-9]*(\.[a-z0-9]([-a-z0-9.]*[a-z0-9])?)?")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?")
 
 
@@ -41,6 +50,9 @@ class MemberConfig:
     node_lease_s: float = 8.0
     unreachable_toleration_s: int = 5
     initial_join_token_file: Path | None = None
+    encrypt: tuple[str, ...] = DEFAULT_RESOURCES  # resources; empty: nothing
+    history_age_s: float = 3600.0
+    history_bytes: int = 64 << 20
 
     @property
     def grpc_port(self) -> int:
@@ -99,6 +111,17 @@ class MemberConfig:
             raise ConfigError(f"--dns-ip {dns} must be in --service-cidr {services}, and not its first address")
         if self.node_lease_s < 4:
             raise ConfigError(f"--node-lease {self.node_lease_s:g}s is too short: four heartbeats take 4 s")
+        for resource in self.encrypt:
+            if not _RESOURCE.fullmatch(resource):
+                raise ConfigError(
+                    f"--encrypt {resource!r}: name resources as secrets, configmaps or widgets.example.com"
+                )
+        if self.history_age_s < MIN_HISTORY_S:
+            raise ConfigError(
+                f"--history-age {self.history_age_s:g}s is too short: watchers need {MIN_HISTORY_S:g}s to come back"
+            )
+        if self.history_bytes < MIN_HISTORY_BYTES:
+            raise ConfigError(f"--history-size {self.history_bytes} is too small: at least {MIN_HISTORY_BYTES >> 20}Mi")
         if self.unreachable_toleration_s < 0:
             raise ConfigError("--default-unreachable-toleration must not be negative")
 
@@ -122,6 +145,20 @@ def parse_seconds(flag: str, text: str) -> float:
     if match is None:
         raise ConfigError(f"{flag} {text!r} is not a duration: use 8s, 500ms or 2m")
     return float(match[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[match[2] or "s"]
+
+
+def parse_bytes(flag: str, text: str) -> int:
+    """`64Mi`, `1G` or a number of bytes. Raises ConfigError."""
+    try:
+        return int(quantity.parse(text.strip()))
+    except ValueError as error:
+        raise ConfigError(f"{flag}: {error}") from None
+
+
+def parse_resources(text: str) -> tuple[str, ...]:
+    """`secrets,configmaps`; `none` for nothing."""
+    found = tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
+    return () if found == ("none",) else found
 
 
 def _host(address: str) -> str:

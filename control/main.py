@@ -16,7 +16,17 @@ import click
 
 from control.ca import files
 from control.ca.certificates import CertificateError
-from control.config import KUBERNETES_VERSION, VERSION, ConfigError, MemberConfig, parse_cluster, parse_seconds
+from control.config import (
+    KUBERNETES_VERSION,
+    VERSION,
+    ConfigError,
+    MemberConfig,
+    parse_bytes,
+    parse_cluster,
+    parse_resources,
+    parse_seconds,
+)
+from control.store.encryption import DEFAULT_RESOURCES
 from steersman import logs
 from steersman.clock import SystemClock, SystemEntropy
 
@@ -59,18 +69,30 @@ def main() -> None:
     help="A join token that is accepted from the first moment.",
 )
 @click.option(
+    "--encrypt",
+    default=",".join(DEFAULT_RESOURCES),
+    show_default=True,
+    metavar="RESOURCE[.GROUP],…",
+    help="What is encrypted on the disk and between members; none: nothing.",
+)
+@click.option("--history-age", default="1h", show_default=True, help="How far back the past can be read.")
+@click.option("--history-size", default="64Mi", show_default=True, help="Memory that the past may take.")
+@click.option(
     "--log-level",
     default="INFO",
     show_default=True,
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
 )
-def run(log_level: str, initial_cluster: str, node_lease: str, **flags: Any) -> None:
+def run(log_level: str, initial_cluster: str, node_lease: str, history_age: str, **flags: Any) -> None:
     """Run a member until it is told to stop (SIGTERM, SIGINT)."""
     logs.setup(log_level.upper())
     try:
         config = MemberConfig(
             initial_cluster=parse_cluster(initial_cluster),
             node_lease_s=parse_seconds("--node-lease", node_lease),
+            history_age_s=parse_seconds("--history-age", history_age),
+            history_bytes=parse_bytes("--history-size", flags.pop("history_size")),
+            encrypt=parse_resources(flags.pop("encrypt")),
             unreachable_toleration_s=flags.pop("default_unreachable_toleration"),
             **flags,
         )
@@ -124,7 +146,7 @@ def pki() -> None:
 @pki.command("init")
 @click.option("--dir", "folder", required=True, type=click.Path(path_type=Path))
 def pki_init(folder: Path) -> None:
-    """Make the cluster's CA: ca.crt and ca.key."""
+    """Make the cluster's CA, ca.crt and ca.key, and its first encryption key."""
     authority = _attempt(lambda: files.create_ca(folder, SystemClock()))
     click.echo(f"CA in {folder}: {authority.hash}")
 
@@ -137,7 +159,7 @@ def pki_init(folder: Path) -> None:
     "--address", "addresses", multiple=True, help="A host name or IP that the member is reached by; repeatable."
 )
 def pki_member(folder: Path, ca_dir: Path, name: str, addresses: tuple[str, ...]) -> None:
-    """Make a member's certificate: member.crt and member.key, with copies of the CA's."""
+    """Make a member's certificate: member.crt and member.key, with copies of the CA's and of the encryption keys."""
     _attempt(lambda: files.create_member(folder, ca_dir, name, addresses, SystemClock()))
     click.echo(f"certificate of member {name} in {folder}")
 
@@ -151,6 +173,27 @@ def pki_user(folder: Path, ca_dir: Path, name: str, groups: tuple[str, ...]) -> 
     """Make a user's certificate: NAME.crt and NAME.key."""
     _attempt(lambda: files.create_user(folder, ca_dir, name, groups, SystemClock()))
     click.echo(f"certificate of {name} in {folder}")
+
+
+@pki.command("encryption-key")
+@click.option("--dir", "folder", required=True, type=click.Path(path_type=Path))
+@click.option("--rotate", is_flag=True, help="Put a new key first; the old ones stay readable.")
+@click.option("--drop", default="", metavar="ID", help="Remove an old key that nothing needs any more.")
+@click.option(
+    "--copy-to",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A member's --pki-dir that gets the same file; repeatable.",
+)
+def pki_encryption_key(folder: Path, rotate: bool, drop: str, copy_to: tuple[Path, ...]) -> None:
+    """Make, rotate or drop the keys that secrets are encrypted with; say which there are.
+
+    Every member needs the same encryption-keys.json in its --pki-dir, and reads it again within seconds when it changes. After
+    a rotation, `steer cluster rotate-encryption` rewrites what is on the members' disks.
+    """
+    keys = _attempt(lambda: files.change_keys(folder, copy_to, rotate=rotate, drop=drop))
+    for number, key in enumerate(keys):
+        click.echo(f"{key.id} {'encrypts' if not number else 'decrypts'}")
 
 
 @pki.command("hash")

@@ -44,7 +44,9 @@ from control.raft.interface import RaftConfig, StateMachine, TlsFiles
 from control.raft.metrics import RaftMetrics
 from control.raft.node import RaftNode
 from control.store.embedded import EmbeddedStore
+from control.store.encryption import EncryptionKey, Sealer
 from control.store.interface import StoreError
+from control.store.mvcc import Budget
 from steersman.client import AsyncClient
 from steersman.clock import Clock, Entropy
 from steersman.errors import ApiError
@@ -76,7 +78,9 @@ class Member:
         self._tasks: list[asyncio.Task[Any]] = []
         self._prepared_term = 0  # the term that this member began to lead with everything in place
 
-        self.store = EmbeddedStore(self._raft_node, clock, registry=self.registry)
+        self._sealer = Sealer(_encryption_keys(self._pki, config), entropy, config.encrypt)
+        budget = Budget(age_s=config.history_age_s, bytes=config.history_bytes)
+        self.store = EmbeddedStore(self._raft_node, clock, budget=budget, registry=self.registry, sealer=self._sealer)
         self.leadership = Leadership(config.name)
         network = ClusterNetwork(config.cluster_cidr, config.service_cidr, config.node_cidr_mask)
         tolerations = admission.Config(
@@ -381,6 +385,19 @@ async def _cancelled(task: asyncio.Task[Any]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+def _encryption_keys(pki: PkiFolder, config: MemberConfig) -> Sequence[EncryptionKey]:
+    """What is to be encrypted needs keys; what was encrypted once, is read with them also when nothing is any more. Raises ConfigError."""
+    if not config.encrypt and not pki.encryption_keys.exists():
+        return ()
+    try:
+        return pki.keys()
+    except CertificateError as error:
+        raise ConfigError(
+            f"{error}: every member needs the same keys; `steer-control pki encryption-key --dir P` makes the first, "
+            "--encrypt none does without"
+        ) from None
 
 
 def _check_certificate(pki: PkiFolder, name: str, clock: Clock) -> None:

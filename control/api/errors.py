@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from control.store.encryption import SealedError
 from control.store.interface import (
     CompactedError,
     FutureRevisionError,
@@ -11,6 +12,7 @@ from control.store.interface import (
     StoreFullError,
     TooSlowError,
 )
+from steersman.clock import rfc3339
 from steersman.errors import ApiError, expired, unavailable
 
 
@@ -30,7 +32,7 @@ def from_store(error: StoreError) -> ApiError:
             return no_leader(error.leader, str(error))
         case CompactedError():
             return expired(
-                f"too old resource version: {error.revision} (revisions {error.oldest} and newer are available): list again"
+                f"too old resource version: {error.revision} (revisions {error.oldest}{since(error)} and newer are available): list again"
             )
         case FutureRevisionError():
             return ApiError("Timeout", f"Too large resource version: {error}", retry_after=1)
@@ -38,9 +40,16 @@ def from_store(error: StoreError) -> ApiError:
             return ApiError("ServiceUnavailable", f"the store is full: {error}", code=503, retry_after=10)
         case OverloadedError():
             return ApiError("TooManyRequests", f"the store is overloaded: {error}", retry_after=1)
+        case SealedError():
+            return ApiError("InternalError", str(error))
         case TooSlowError():
             return expired(f"the watch was too slow: {error}: list again")
     return ApiError("InternalError", f"the store failed: {error}")
+
+
+def since(error: CompactedError) -> str:
+    """Write the oldest revision's time as ` of TIME`; nothing when it is not known."""
+    return f" of {rfc3339(error.since)}" if error.since is not None else ""
 
 
 def no_leader(leader: str = "", why: str = "") -> ApiError:

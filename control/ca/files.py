@@ -3,9 +3,10 @@
     ca.crt ca.key            the CA; members hold its key too, so that any leader can sign for nodes
     member.crt member.key    of a control-plane member; member.crt is followed by the CA's certificate, so that the chain
                              that TLS presents shows a joining node the CA whose hash it was given
+    encryption-keys.json     what secrets are encrypted with in the data folder; every member holds the same
     NAME.crt NAME.key        of a user
 
-Files are never overwritten by commands: a lost key cannot be made again. Renewal keeps the key and replaces the
+Files are never overwritten by commands (but the encryption keys, to which a rotation adds one): a lost key cannot be made again. Renewal keeps the key and replaces the
 certificate's file whole, so that a crash leaves a usable pair.
 """
 
@@ -16,7 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from control.ca import encryption_keys
 from control.ca.certificates import CertificateAuthority, CertificateError, Pair
+from control.store.encryption import EncryptionKey
 from steersman.clock import Clock
 
 
@@ -42,6 +45,14 @@ class PkiFolder:
     def key(self) -> Path:
         return self.path / "member.key"
 
+    @property
+    def encryption_keys(self) -> Path:
+        return self.path / encryption_keys.FILE
+
+    def keys(self) -> list[EncryptionKey]:
+        """What secrets are encrypted with. Raises CertificateError."""
+        return encryption_keys.decode(self.read(self.encryption_keys), str(self.encryption_keys))
+
     def read(self, path: Path) -> bytes:
         """Raises CertificateError, saying how the file is made."""
         try:
@@ -57,15 +68,18 @@ class PkiFolder:
 
 
 def create_ca(folder: Path, clock: Clock) -> CertificateAuthority:
-    """Make a CA and write it. Raises CertificateError when there is one."""
+    """Make a CA and the cluster's first encryption key, and write them. Raises CertificateError when there is one."""
     files = PkiFolder(folder)
     authority, pair = CertificateAuthority.create(clock)
-    write_new({files.ca_certificate: pair.certificate, files.ca_key: pair.key})
+    contents = {files.ca_certificate: pair.certificate, files.ca_key: pair.key}
+    if not files.encryption_keys.exists():
+        contents[files.encryption_keys] = encryption_keys.encode([encryption_keys.new_key()])
+    write_new(contents)
     return authority
 
 
 def create_member(folder: Path, ca_folder: Path, name: str, addresses: Sequence[str], clock: Clock) -> None:
-    """Issue a member's certificate and write it with copies of the CA's. Raises CertificateError."""
+    """Issue a member's certificate and write it with copies of the CA's and of the encryption keys. Raises CertificateError."""
     source, files = PkiFolder(ca_folder), PkiFolder(folder)
     authority = source.authority(clock)
     pair = authority.issue_member(name, addresses)
@@ -73,6 +87,8 @@ def create_member(folder: Path, ca_folder: Path, name: str, addresses: Sequence[
     if folder.resolve() != ca_folder.resolve():
         contents[files.ca_certificate] = authority.certificate_pem
         contents[files.ca_key] = source.read(source.ca_key)
+        if source.encryption_keys.exists():
+            contents[files.encryption_keys] = source.read(source.encryption_keys)
     write_new(contents)
 
 
@@ -108,6 +124,26 @@ def write_new(contents: dict[Path, bytes]) -> None:
         for path in written:
             path.unlink(missing_ok=True)
         raise CertificateError(f"cannot write {error.filename or path}: {error.strerror}") from None
+
+
+def change_keys(folder: Path, copies: Sequence[Path], *, rotate: bool = False, drop: str = "") -> list[EncryptionKey]:
+    """Make the encryption keys if there are none, rotate or drop one, and write the same file to `copies`. Raises CertificateError."""
+    files = PkiFolder(folder)
+    if not files.encryption_keys.exists():
+        write_new({files.encryption_keys: encryption_keys.encode([encryption_keys.new_key()])})
+    keys = before = files.keys()
+    if rotate:
+        keys = encryption_keys.rotated(keys)
+    if drop:
+        keys = encryption_keys.without(keys, drop)
+    content = encryption_keys.encode(keys)
+    try:
+        for target in (folder, *copies):
+            if target != folder or keys != before:
+                replace(PkiFolder(target).encryption_keys, content)
+    except OSError as error:
+        raise CertificateError(f"cannot write {error.filename}: {error.strerror}") from None
+    return keys
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -498,15 +498,43 @@ class RaftNode:
         )
         if not due or self._snapshotting is not None or self._applied < self._snapshot_not_before:
             return
+        self._snapshotting = self._begin_snapshot(core, self.config.trailing_entries)
+
+    async def purge(self) -> None:
+        """Write a snapshot now and keep nothing of the log before it: for what must leave the disk, as a key that is given up.
+
+        Followers that are behind get the snapshot. Entries that were written but not applied when this was called may stay: look,
+        and call again.
+
+        Raises:
+            RaftError: the snapshot cannot be written, or this member does not take part at the moment.
+        """
+        if self._snapshotting is not None:
+            await asyncio.shield(self._snapshotting)
+        core = self._core
+        if core is None:
+            raise RaftError(self._problem or "this member does not run")
+        try:
+            await self._on_log_thread(self._wal.roll)
+        except OSError as error:
+            raise RaftError(f"cannot begin a new segment of the log: {error}") from error
+        if core is self._core and self._snapshotting is None and self._applied > core.snapshot.index:
+            self._snapshotting = self._begin_snapshot(core, 0)
+        if self._snapshotting is not None:
+            await asyncio.shield(self._snapshotting)
+        if self._snapshot_problem:
+            raise RaftError(self._snapshot_problem)
+
+    def _begin_snapshot(self, core: Core, trailing_entries: int) -> asyncio.Task[None]:
         term = core.log.term(self._applied)
         assert term is not None
         meta = SnapshotMeta(self._applied, term, core.history.at(self._applied))
         self._bytes_since_snapshot = 0
         chunks = self._machine.snapshot()  # a consistent view of now; read by the thread while we go on
         write = partial(self._wal.snapshots.write, meta, chunks)
-        self._snapshotting = self._loop.create_task(self._snapshot(core, meta, write))
+        return self._loop.create_task(self._snapshot(core, meta, write, trailing_entries))
 
-    async def _snapshot(self, core: Core, meta: SnapshotMeta, write: Callable[[], int]) -> None:
+    async def _snapshot(self, core: Core, meta: SnapshotMeta, write: Callable[[], int], trailing_entries: int) -> None:
         started = self._clock.monotonic()
         try:
             length = await self._on_snapshot_thread(write)
@@ -523,7 +551,7 @@ class RaftNode:
             self.metrics.snapshot_seconds.set(seconds)
             logger.info("wrote a snapshot %s", fields(index=meta.index, bytes=length, seconds=f"{seconds:.3f}"))
             if core is self._core and meta.index > core.snapshot.index:
-                upto = core.log.trailing(meta.index, self.config.trailing_entries, self.config.trailing_bytes)
+                upto = core.log.trailing(meta.index, trailing_entries, self.config.trailing_bytes)
                 core.compact(meta, upto)
                 await self._on_log_thread(self._forget, core.snapshot, upto)
         finally:

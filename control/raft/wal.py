@@ -281,6 +281,11 @@ class Wal:
             raise
         self.close()
 
+    def roll(self) -> None:
+        """Go on in a new segment, so that `compact` can remove what was written so far. Raises OSError, and nothing changed."""
+        self._require_sound()
+        self._begin_segment()
+
     def compact(self, upto: int) -> None:
         """Remove segments whose entries all have an index up to `upto`; the newest snapshot must stand for them."""
         removed = 0

@@ -5,6 +5,10 @@ to its own state machine (`Engine`), in the log's order, so revisions are the sa
 results of the apply. Reads and watches are answered from the member's own state; `barrier` before a read makes it
 linearizable. Concurrent commits share log entries (`grouping`).
 
+Secrets (`encryption`): with a sealer, what it covers is sealed before it is proposed and opened when it is applied, so the log, the
+snapshots and the members' messages hold ciphertext, the state plaintext. A value whose key this member lacks stays sealed in the
+state, and reading it is refused with SealedError; `rekey` opens what waited for the keys it brings.
+
 Failure. A member that does not lead refuses writes with NoLeaderError naming the leader; `uncertain` says whether the
 write may still happen. A full disk makes the member step down; it refuses with StoreFullError when nobody else leads.
 When the state outgrows its quota of memory, creations are refused with StoreFullError; updates, which a graceful
@@ -17,6 +21,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from control.raft.interface import (
@@ -31,9 +36,12 @@ from control.raft.interface import (
 from control.raft.messages import Entry, EntryKind
 from control.raft.node import RaftNode
 from control.store import commands
+from control.store.encryption import EncryptionKey, Sealer, is_sealed, require_open, require_open_events
 from control.store.engine import Engine
 from control.store.grouping import Grouping
 from control.store.interface import (
+    Check,
+    Event,
     KeyValue,
     NoLeaderError,
     OverloadedError,
@@ -46,7 +54,7 @@ from control.store.interface import (
     TxnResult,
 )
 from control.store.metrics import StoreMetrics
-from control.store.mvcc import Budget, validate
+from control.store.mvcc import Budget, Version, validate
 from control.store.watch import Watcher
 from steersman.clock import Clock, Entropy
 
@@ -57,12 +65,18 @@ REFRESH_KEYS = 500  # index work per slice of an idle moment: about 2 ms of the 
 
 
 class StoreMachine:
-    """The engine as Raft sees it."""
+    """The engine as Raft sees it: what comes in is opened, what goes out is sealed.
 
-    def __init__(self, engine: Engine, metrics: StoreMetrics, clock: Clock) -> None:
+    Attributes:
+        unopened: the versions whose values could not be opened, until `reopen` can.
+    """
+
+    def __init__(self, engine: Engine, metrics: StoreMetrics, clock: Clock, sealer: Sealer | None = None) -> None:
         self._engine = engine
         self._metrics = metrics
         self._clock = clock
+        self._sealer = sealer
+        self.unopened: list[Version] = []
 
     def apply(self, entries: Sequence[Entry]) -> list[object]:
         """Apply committed commands; the result of an entry is its list of TxnResult."""
@@ -71,19 +85,51 @@ class StoreMachine:
         for entry in entries:
             if entry.kind is EntryKind.COMMAND:
                 command = commands.decode(entry.data)
-                results.append(self._engine.apply(command.txns, command.time))
+                results.append(self._apply(command.txns, command.time))
             else:
                 results.append(None)
         self._metrics.apply_seconds.observe(self._clock.monotonic() - started)
         return results
 
+    def _apply(self, txns: Sequence[Txn], time: int) -> list[TxnResult]:
+        if self._sealer is None:
+            return self._engine.apply(txns, time)
+        opened = [self._sealer.open_txn(txn) for txn in txns]
+        results = self._engine.apply(opened, time)
+        for txn in opened:
+            for op in txn.ops:
+                if not isinstance(op, Check) and is_sealed(op.value):
+                    version = self._engine.state.version(op.key)
+                    if version is not None and is_sealed(version.kv.value):
+                        self.unopened.append(version)
+        return results
+
     def snapshot(self) -> Iterator[bytes]:
         """See `Mvcc.snapshot`."""
-        return self._engine.snapshot()
+        return self._engine.snapshot(None if self._sealer is None else self._sealer.seal_stored)
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         """See `Mvcc.restore`."""
-        self._engine.restore(chunks)
+        if self._sealer is None:
+            self._engine.restore(chunks)
+            return
+        self._engine.restore(chunks, self._sealer.open_stored)
+        self.unopened = [version for version in self._engine.state.versions() if is_sealed(version.kv.value)]
+
+    def reopen(self) -> int:
+        """Open what waited for keys that are here now; answers how many values still wait."""
+        assert self._sealer is not None
+        waiting: list[Version] = []
+        for version in self.unopened:
+            kv = version.kv
+            value = self._sealer.open_stored(kv.key, kv.value, kv.mod_revision)
+            if is_sealed(value):
+                waiting.append(version)
+            else:
+                version.kv = msgspec.structs.replace(kv, value=value)
+                self._engine.index.mark(kv.key)
+        self.unopened = waiting
+        return len(waiting)
 
 
 class EmbeddedStore(Store):
@@ -98,17 +144,21 @@ class EmbeddedStore(Store):
         quota_bytes: int = QUOTA_BYTES,
         max_txn_bytes: int = 8 << 20,
         registry: CollectorRegistry | None = None,
+        sealer: Sealer | None = None,
     ) -> None:
         self._clock = clock
+        self._sealer = sealer
         self._engine = Engine(budget)
         self._quota = quota_bytes
         self._max_txn = max_txn_bytes
         self._metrics = StoreMetrics(registry or CollectorRegistry(), self._engine)
         self._grouping = Grouping(self._propose)
         self._idle: asyncio.Task[None] | None = None
+        self._engine.hub.check = self._require_open_events
         self.index = self._engine.index
         self.history = self._engine.history
-        self.raft = make_node(StoreMachine(self._engine, self._metrics, clock))
+        self._machine = StoreMachine(self._engine, self._metrics, clock, sealer)
+        self.raft = make_node(self._machine)
 
     async def start(self) -> None:
         """Read the disk and take part. Raises LogDamagedError, OSError."""
@@ -154,7 +204,8 @@ class EmbeddedStore(Store):
         started = self._clock.monotonic()
         if not self.raft.is_leader:
             raise self._not_leader("this member does not lead", self.raft.leader, uncertain=False)
-        results = await self._grouping.submit(txns)
+        sealed = txns if self._sealer is None else [self._sealer.seal_txn(txn) for txn in txns]
+        results = await self._grouping.submit(sealed)
         self._metrics.commit_seconds.observe(self._clock.monotonic() - started)
         return results
 
@@ -168,15 +219,36 @@ class EmbeddedStore(Store):
 
     async def get(self, key: str, revision: int = 0) -> KeyValue | None:
         """See `Store.get`."""
-        return self._engine.get(key, revision)
+        kv = self._engine.get(key, revision)
+        if self._machine.unopened:
+            self._require_open((kv,))
+        return kv
 
     async def range(self, prefix: str, *, revision: int = 0, limit: int = 0, after: str = "") -> Range:
         """See `Store.range`."""
-        return self._engine.range(prefix, revision=revision, limit=limit, after=after)
+        found = self._engine.range(prefix, revision=revision, limit=limit, after=after)
+        if self._machine.unopened:
+            self._require_open(found.kvs)
+        return found
 
     def watch(self, prefix: str, after: int) -> Watcher:
         """See `Store.watch`."""
         return self._engine.watch(prefix, after)
+
+    # Encryption
+
+    def rekey(self, keys: Sequence[EncryptionKey]) -> None:
+        """Seal with the first of these keys from now on, and open what waited for any of them."""
+        if self._sealer is not None and self._sealer.rekey(keys):
+            self._machine.reopen()
+
+    def _require_open(self, kvs: Iterable[KeyValue | None]) -> None:
+        assert self._sealer is not None
+        require_open(kvs, self._sealer.open)
+
+    def _require_open_events(self, events: Iterable[Event]) -> None:
+        if self._machine.unopened and self._sealer is not None:
+            require_open_events(events, self._sealer.open)
 
     # Leadership
 
@@ -259,6 +331,7 @@ async def open_embedded(
     budget: Budget | None = None,
     quota_bytes: int = QUOTA_BYTES,
     registry: CollectorRegistry | None = None,
+    sealer: Sealer | None = None,
 ) -> EmbeddedStore:
     """Start a member and its store. `stop` it in the end. Raises LogDamagedError, OSError."""
     store = EmbeddedStore(
@@ -268,6 +341,7 @@ async def open_embedded(
         quota_bytes=quota_bytes,
         max_txn_bytes=config.max_entry_bytes,
         registry=registry,
+        sealer=sealer,
     )
     await store.start()
     return store

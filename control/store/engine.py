@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from control.store.history import History
 from control.store.index import Index
 from control.store.interface import KeyValue, Range, Txn, TxnResult
-from control.store.mvcc import Budget, Mvcc
+from control.store.mvcc import Budget, Mvcc, Seal, Unseal
 from control.store.watch import Watcher, WatchHub
 
 
@@ -34,13 +34,13 @@ class Engine:
                 self.hub.publish(revision)
         return results
 
-    def snapshot(self) -> Iterator[bytes]:
+    def snapshot(self, seal: Seal | None = None) -> Iterator[bytes]:
         """See `Mvcc.snapshot`."""
-        return self.state.snapshot()
+        return self.state.snapshot(seal)
 
-    def restore(self, chunks: Iterable[bytes]) -> None:
+    def restore(self, chunks: Iterable[bytes], unseal: Unseal | None = None) -> None:
         """See `Mvcc.restore`; watchers go on from where they are, as far as the snapshot's history reaches."""
-        self.state.restore(chunks)
+        self.state.restore(chunks, unseal)
         self.index.mark_all(self.state.keys())
         self.hub.reset()
 

@@ -11,8 +11,8 @@ from bisect import bisect_right
 
 import msgspec
 
-from control.store.interface import Cause, CompactedError, KeyValue
-from control.store.mvcc import Mvcc
+from control.store.interface import Cause, KeyValue
+from control.store.mvcc import Mvcc, moment
 
 
 class Past(msgspec.Struct, frozen=True, gc=False):
@@ -40,7 +40,7 @@ class History:
         found: list[Past] = []
         version = self._state.version(key)
         while version is not None and not (limit and len(found) == limit):
-            found.append(Past(version.kv, version.deleted, version.cause, _moment(version.time)))
+            found.append(Past(version.kv, version.deleted, version.cause, moment(version.time)))
             version = version.previous
         return found
 
@@ -55,21 +55,23 @@ class History:
         if not changes:
             raise KeyError(revision)
         versions = changes[0]
-        return versions[0].cause, _moment(versions[0].time), tuple(version.kv.key for version in versions)
+        return versions[0].cause, moment(versions[0].time), tuple(version.kv.key for version in versions)
 
-    def at(self, moment: dt.datetime) -> int:
-        """The revision that was the newest at `moment`.
+    @property
+    def since(self) -> dt.datetime | None:
+        """When `oldest` was written; None while nothing was."""
+        changes = self._state.changes(self._state.compacted, 1)
+        return moment(changes[0][0].time) if changes else None
+
+    def at(self, when: dt.datetime) -> int:
+        """The revision that was the newest at `when`.
 
         Raises:
             CompactedError: that is before the oldest revision kept.
         """
         state = self._state
         changes = state.changes(state.compacted)
-        at = bisect_right(changes, int(moment.timestamp() * 1000), key=lambda versions: versions[0].time)
+        at = bisect_right(changes, int(when.timestamp() * 1000), key=lambda versions: versions[0].time)
         if at == 0 and state.compacted:
-            raise CompactedError(state.compacted, state.compacted + 1)
+            raise state.forgotten(state.compacted)
         return state.compacted + at
-
-
-def _moment(milliseconds: int) -> dt.datetime:
-    return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)

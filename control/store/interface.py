@@ -13,6 +13,7 @@ Promises:
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
@@ -143,12 +144,14 @@ class NoLeaderError(StoreError):
 
 
 class CompactedError(StoreError):
-    """The revision asked for was forgotten; `oldest` is still there."""
+    """The revision asked for was forgotten; `oldest`, written at `since` if that is known, is still there."""
 
-    def __init__(self, revision: int, oldest: int) -> None:
-        super().__init__(f"revision {revision} was compacted: revisions from {oldest} on are available")
+    def __init__(self, revision: int, oldest: int, since: dt.datetime | None = None) -> None:
+        told = f" ({since:%Y-%m-%dT%H:%M:%SZ})" if since is not None else ""
+        super().__init__(f"revision {revision} was compacted: revisions from {oldest}{told} on are available")
         self.revision = revision
         self.oldest = oldest
+        self.since = since
 
 
 class FutureRevisionError(StoreError):

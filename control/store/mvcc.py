@@ -20,7 +20,8 @@ it was and raises `SnapshotDamagedError`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
 
@@ -48,6 +49,10 @@ VERSION_BYTES = (
     400  # what a version costs beside its key and value: structs, tuple, dictionary and list slots (measured)
 )
 TRIM = 4096  # forgotten slots at the head of the list of changes before they are cut off: amortises moving the rest
+
+
+Seal = Callable[[str, bytes], bytes]  # key, value -> what is written
+Unseal = Callable[[str, bytes, int], bytes]  # key, what was written, revision of the write -> value
 
 
 class Version(msgspec.Struct, gc=False):
@@ -260,9 +265,17 @@ class Mvcc:
     def changes(self, after: int, limit: int = 0) -> Sequence[tuple[Version, ...]]:
         """The versions of each revision after `after`, at most `limit` revisions (0: all). Raises CompactedError."""
         if after < self.compacted:
-            raise CompactedError(after, self.compacted + 1)
+            raise self.forgotten(after)
         start = self._head + after - self.compacted
         return self._changes[start : start + limit] if limit else self._changes[start:]
+
+    def versions(self) -> Iterator[Version]:
+        """Everything that can be read at some revision, in no order."""
+        for version in self._latest.values():
+            found: Version | None = version
+            while found is not None:
+                yield found
+                found = found.previous
 
     def _readable(self, revision: int) -> int:
         if revision == 0:
@@ -270,13 +283,21 @@ class Mvcc:
         if revision > self.revision:
             raise FutureRevisionError(f"revision {revision} has not happened here yet: the newest is {self.revision}")
         if revision <= self.compacted:
-            raise CompactedError(revision, self.compacted + 1)
+            raise self.forgotten(revision)
         return revision
+
+    def forgotten(self, revision: int) -> CompactedError:
+        """The refusal of a read at a revision that was compacted."""
+        oldest = self._changes[self._head][0].time if self._head < len(self._changes) else self.time
+        return CompactedError(revision, self.compacted + 1, moment(oldest))
 
     # Snapshots
 
-    def snapshot(self) -> Iterator[bytes]:
-        """Begin a snapshot of the state as of now, history included; the chunks may be taken later, by another thread."""
+    def snapshot(self, seal: Seal | None = None) -> Iterator[bytes]:
+        """Begin a snapshot of the state as of now, history included; the chunks may be taken later, by another thread.
+
+        `seal` makes of each value what is written; `restore` is given its inverse.
+        """
         compacted = self.compacted
         changes = self.changes(compacted)
         base = [version for version in self._latest.values() if version.kv.mod_revision <= compacted]
@@ -294,9 +315,11 @@ class Mvcc:
                 for version in changed:
                     yield _record(version)
 
-        return snapshot.write(header, records())
+        if seal is None:
+            return snapshot.write(header, records())
+        return snapshot.write(header, ((key, seal(key, value), *rest) for key, value, *rest in records()))
 
-    def restore(self, chunks: Iterable[bytes]) -> None:
+    def restore(self, chunks: Iterable[bytes], unseal: Unseal | None = None) -> None:
         """Replace the state by a snapshot. Raises SnapshotDamagedError, and then the state is as before."""
         header, records = snapshot.read(chunks)
         fresh = Mvcc(self.budget)
@@ -309,6 +332,8 @@ class Mvcc:
             cause = Cause(observed, actor)
             cause = causes.setdefault(cause, cause)
             old = latest.get(key)
+            if unseal is not None:
+                value = unseal(key, value, revision)
             version = Version(KeyValue(old.kv.key if old else key, value, created, revision), deleted, cause, time, old)
             if position >= header.base:
                 fresh._replay(version, old)
@@ -348,6 +373,11 @@ def validate(txn: Txn) -> None:
 
 def _spliced(value: bytes, splice: int, digits: bytes) -> bytes:
     return value if splice < 0 else b"".join((value[:splice], digits, value[splice:]))
+
+
+def moment(milliseconds: int) -> dt.datetime:
+    """A version's time."""
+    return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
 
 
 def _size(kv: KeyValue) -> int:

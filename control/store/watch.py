@@ -17,6 +17,7 @@ reader costs no memory. Only when that history is forgotten does it end, with To
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 from control.store.interface import CompactedError, Event, EventBatch, StoreError, TooSlowError
 from control.store.mvcc import Mvcc, Version
@@ -55,6 +56,8 @@ class Watcher:
             batch = self._take() if self._live else self._catch_up()
             self._started = True
             if batch is not None:
+                if self._hub.check is not None:
+                    self._hub.check(batch.events)
                 self._delivered = batch.revision
                 return batch
             if self._live:
@@ -163,6 +166,7 @@ class WatchHub:
         self._folders: dict[str, dict[Watcher, None]] = {}  # live watchers, in the order they came
         self._count = 0
         self._closed: StoreError | None = None
+        self.check: Callable[[Sequence[Event]], None] | None = None  # may refuse what is to be delivered, by StoreError
 
     def __len__(self) -> int:
         """How many watchers are live."""
