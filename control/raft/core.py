@@ -36,7 +36,7 @@ from enum import Enum
 import msgspec
 
 from control.raft import membership as changes
-from control.raft.interface import BusyError, MembershipError, NotLeaderError
+from control.raft.interface import BusyError, MembershipBusyError, MembershipError, NotLeaderError
 from control.raft.log import Log
 from control.raft.messages import (
     Append,
@@ -271,9 +271,9 @@ class Core:
         if self.role is not Role.LEADER:
             raise NotLeaderError(f"{self.name} does not lead", leader=self.leader)
         if self.history.index > self.log.commit:
-            raise MembershipError("the previous change of membership is not committed yet: try again in a moment")
+            raise MembershipBusyError("the previous change of membership is not committed yet: try again in a moment")
         if not self._committed_in_term:
-            raise MembershipError("the leader has not committed an entry of its term yet: try again in a moment")
+            raise MembershipBusyError("the leader has not committed an entry of its term yet: try again in a moment")
         after = change(self.membership)
         for name in after.voters - self.membership.voters:
             lag = self.log.last_index - self.progress[name].match if name in self.progress else self.log.last_index

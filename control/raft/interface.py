@@ -99,6 +99,10 @@ class MembershipError(RaftError):
     """The membership change is not allowed now; the message says why and what to do."""
 
 
+class MembershipBusyError(MembershipError):
+    """Not yet: an earlier change, or the leader's first entry, is still to be committed. The same call succeeds in a moment."""
+
+
 class LogDamagedError(RaftError):
     """The log or a snapshot on disk is damaged where it cannot be repaired; the message says what to do."""
 

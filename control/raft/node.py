@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -284,6 +284,22 @@ class RaftNode:
         self._wake()
         await future
 
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Name -> Raft address of every member in force here; empty while this member does not take part."""
+        return dict(self._core.membership.addresses) if self._core is not None else {}
+
+    def snapshot(self) -> tuple[SnapshotMeta, Iterator[bytes]]:
+        """The state as of the last applied entry, to be read by whoever wants to keep it; see `StateMachine.snapshot`.
+
+        Raises NotLeaderError when this member does not take part.
+        """
+        core = self._core
+        term = core.log.term(self._applied) if core is not None else None
+        if core is None or term is None:
+            raise NotLeaderError(self._problem or f"{self.config.name} is not running")
+        return SnapshotMeta(self._applied, term, core.history.at(self._applied)), self._machine.snapshot()
+
     def _leading_core(self) -> Core:
         core = self._core
         if core is None:
@@ -307,6 +323,16 @@ class RaftNode:
     def cluster_id(self) -> str:
         """Which cluster this member belongs to; empty: not known yet."""
         return self._core.membership.cluster_id if self._core is not None else ""
+
+    def stranger(self, name: str) -> str:
+        """What to tell a sender that is no member as far as this leader knows; empty: it is one, or this member cannot tell.
+
+        Only for its log: whoever was added by a newer leader is told wrongly, and nothing depends on it.
+        """
+        core = self._core
+        if core is None or core.role is not Role.LEADER or name in core.membership:
+            return ""
+        return f"{name} is not a member of this cluster (any more): stop it, or add it again"
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Take messages from another member."""

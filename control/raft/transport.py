@@ -70,6 +70,10 @@ class Receiver(Protocol):
         """Which cluster this member belongs to; empty: not known yet."""
         ...
 
+    def stranger(self, name: str) -> str:
+        """What to tell a sender that is no member; empty: nothing."""
+        ...
+
     def receive(self, messages: Sequence[Message]) -> None:
         """Messages arrived."""
         ...
@@ -430,6 +434,8 @@ class _Servicer(rpc.RaftTransportServicer):
         async for batch in request_iterator:
             await self._admit(context, batch.sender, batch.cluster_id)
             transport = self._transport
+            if refusal := transport.receiver.stranger(batch.sender):
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal)
             transport.learn(batch.sender, batch.sender_address)
             transport.heard(batch.sender, batch.problem)
             messages = []
