@@ -23,7 +23,14 @@ def test_global_options_may_stand_anywhere_before_the_command_of_exec() -> None:
     assert _global_options_first(["get", "pods", "-n", "x", "-o", "wide"]) == ["-n", "x", "get", "pods", "-o", "wide"]
     assert _global_options_first(["exec", "a", "--", "ls", "-n", "1"]) == ["exec", "a", "--", "ls", "-n", "1"]
     assert _global_options_first(["lab", "up", "--name", "x"]) == ["lab", "up", "--name", "x"]
-    assert _global_options_first(["--cluster", "lab", "get", "a", "-n", "x"]) == ["--cluster", "lab", "-n", "x", "get", "a"]
+    assert _global_options_first(["--cluster", "lab", "get", "a", "-n", "x"]) == [
+        "--cluster",
+        "lab",
+        "-n",
+        "x",
+        "get",
+        "a",
+    ]
 
 
 def test_table_columns_of_low_priority_are_wide_only() -> None:
