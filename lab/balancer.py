@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 
 CONNECT_TIMEOUT_S = 1.0  # a member on the same segment answers in a millisecond or is not there
-DEAD_AFTER_MS = 1_000  # data unacknowledged for this long closes a connection: kernels on one segment acknowledge at once
+DEAD_AFTER_MS = 1_000  # until unacknowledged data closes a connection; kernels on one segment answer at once
 CLONE_NEWNET = 0x40000000
 
 
