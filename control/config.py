@@ -42,6 +42,8 @@ class MemberConfig:
     bootstrap_listen: str = ""  # empty: the gRPC address, two ports on
     initial_cluster: Mapping[str, str] = field(default_factory=dict)
     advertise_grpc: str = ""  # empty: the host of the Raft address, at the gRPC port
+    join: tuple[str, ...] = ()  # gRPC addresses of members of the cluster to join, when the data folder is empty
+    cluster_id: str = ""  # of the cluster to join, once one of those has told it
     cluster_cidr: str = "10.244.0.0/16"
     service_cidr: str = "10.96.0.0/16"
     dns_ip: str = "10.96.0.10"
@@ -75,11 +77,7 @@ class MemberConfig:
 
     def check(self) -> None:
         """Raises ConfigError for the first thing that is wrong."""
-        if not _NAME.fullmatch(self.name):
-            raise ConfigError(
-                f"--name {self.name!r}: a member's name has 1 to 52 lower-case letters, digits and '-', "
-                "beginning and ending with a letter or digit"
-            )
+        check_name("--name", self.name)
         for flag, address in (
             ("--raft-listen", self.raft_listen),
             ("--grpc-listen", self.grpc_listen),
@@ -87,13 +85,17 @@ class MemberConfig:
             ("--advertise-grpc", self.advertised_grpc),
             ("--bootstrap-listen", self.bootstrap_address),
         ):
-            _check_address(flag, address)
+            check_address(flag, address)
+        for address in self.join:
+            check_address("--join", address)
+        if self.join and self.initial_cluster:
+            raise ConfigError("--join and --initial-cluster exclude each other: a cluster is begun, or joined")
         if self.initial_cluster and self.name not in self.initial_cluster:
             raise ConfigError(
                 f"--initial-cluster has {', '.join(self.initial_cluster)}, but not this member: --name {self.name}"
             )
         for name, address in self.initial_cluster.items():
-            _check_address(f"--initial-cluster {name}", address)
+            check_address(f"--initial-cluster {name}", address)
         pods, services = _network("--cluster-cidr", self.cluster_cidr), _network("--service-cidr", self.service_cidr)
         if pods.overlaps(services):
             raise ConfigError(f"--cluster-cidr {pods} and --service-cidr {services} overlap: choose disjoint ranges")
@@ -169,7 +171,17 @@ def _port(address: str) -> int:
     return int(address.rpartition(":")[2])
 
 
-def _check_address(flag: str, address: str) -> None:
+def check_name(what: str, name: str) -> None:
+    """Raises ConfigError unless a member may be called so."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{what} {name!r}: a member's name has 1 to 52 lower-case letters, digits and '-', "
+            "beginning and ending with a letter or digit"
+        )
+
+
+def check_address(flag: str, address: str) -> None:
+    """Raises ConfigError unless the address is host:port."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise ConfigError(f"{flag} {address!r} is not HOST:PORT")

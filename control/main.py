@@ -50,6 +50,12 @@ def main() -> None:
 @click.option("--rest-listen", default="0.0.0.0:6443", show_default=True, metavar="HOST:PORT")
 @click.option("--bootstrap-listen", default="", metavar="HOST:PORT", help="Where hosts join. [default: gRPC port + 2]")
 @click.option("--initial-cluster", default="", metavar="NAME=HOST:PORT,…", help="Raft addresses of the first members.")
+@click.option(
+    "--join",
+    default="",
+    metavar="HOST:PORT,…",
+    help="gRPC addresses of members of a cluster to join, for a member that was added by `steer cluster add`.",
+)
 @click.option("--advertise-grpc", default="", metavar="HOST:PORT", help="Where this member's gRPC port is reached.")
 @click.option("--cluster-cidr", default="10.244.0.0/16", show_default=True, help="Addresses of pods.")
 @click.option("--service-cidr", default="10.96.0.0/16", show_default=True, help="Addresses of Services.")
@@ -83,12 +89,13 @@ def main() -> None:
     show_default=True,
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
 )
-def run(log_level: str, initial_cluster: str, node_lease: str, history_age: str, **flags: Any) -> None:
+def run(log_level: str, initial_cluster: str, join: str, node_lease: str, history_age: str, **flags: Any) -> None:
     """Run a member until it is told to stop (SIGTERM, SIGINT)."""
     logs.setup(log_level.upper())
     try:
         config = MemberConfig(
             initial_cluster=parse_cluster(initial_cluster),
+            join=tuple(filter(None, (address.strip() for address in join.split(",")))),
             node_lease_s=parse_seconds("--node-lease", node_lease),
             history_age_s=parse_seconds("--history-age", history_age),
             history_bytes=parse_bytes("--history-size", flags.pop("history_size")),
@@ -112,6 +119,7 @@ def _serve(config: MemberConfig) -> int:
 
 async def _run(config: MemberConfig) -> int:
     from control.api.grpc_server import ListenError  # noqa: PLC0415
+    from control.joining import join  # noqa: PLC0415
     from control.member import Member  # noqa: PLC0415
     from control.raft.interface import RaftError  # noqa: PLC0415
 
@@ -121,7 +129,14 @@ async def _run(config: MemberConfig) -> int:
         loop.add_signal_handler(number, stop.set)
     member: Member | None = None
     try:
-        member = Member(config, SystemClock(), SystemEntropy())
+        joining = asyncio.ensure_future(join(config, SystemClock()))
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((joining, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not joining.done():
+            joining.cancel()
+            return 0
+        member = Member(joining.result(), SystemClock(), SystemEntropy())
         await member.start()
     except (ConfigError, CertificateError, ListenError, RaftError, OSError) as error:
         click.echo(f"steer-control: {error}", err=True)

@@ -29,8 +29,10 @@ from control.api.handlers import Handlers
 from control.api.leadership import Leadership
 from control.api.local import LocalTransport
 from control.api.members import MemberAddresses, Members
+from control.api.membership import MembershipHandlers
 from control.api.rest import Checks, RestServer
 from control.api.servicers import ClusterServicer, Gatekeeper, ObjectsServicer
+from control.api.snapshots import SnapshotHandlers
 from control.ca.certificates import CertificateError, is_past_half, load_certificate, server_names
 from control.ca.files import PkiFolder, renew_member
 from control.ca.tokens import JoinTokens, TokenError
@@ -88,7 +90,7 @@ class Member:
         )
         self.context = ApiContext(self.store, self.leadership, clock, entropy, admission=tolerations, network=network)
         self.handlers = Handlers(self.context)
-        self.members = Members(self.store, config.initial_cluster, config.grpc_port)
+        self.members = Members(self.store, lambda: self.store.raft.addresses, config.grpc_port)
         self._link = LeaderLink(self.leadership, self.members.grpc_address, self._credentials, clock, entropy)
         self._tokens = JoinTokens(self.store, clock, entropy)
         self._cluster = ClusterHandlers(
@@ -100,6 +102,8 @@ class Member:
             version=VERSION,
             kubernetes_version=KUBERNETES_VERSION,
         )
+        self._membership = MembershipHandlers(self.context, self.store.raft, self.members)
+        self._snapshots = SnapshotHandlers(self.context, self.store.raft, clock, version=VERSION)
         self.caller = identity.member(config.name)
         self.client = AsyncClient(LocalTransport(self.handlers, self.caller), entropy=entropy)
         self.heartbeats = Heartbeats(clock)
@@ -136,7 +140,7 @@ class Member:
         config = self.config
         gatekeeper = Gatekeeper()
         objects = ObjectsServicer(self.handlers, self._link, gatekeeper, self.clock)
-        cluster = ClusterServicer(self._cluster, self._link, gatekeeper, self.clock)
+        cluster = ClusterServicer(self._cluster, self._membership, self._snapshots, self._link, gatekeeper, self.clock)
         self._grpc = GrpcServer(
             config.grpc_listen,
             self._pki,
@@ -312,12 +316,14 @@ class Member:
 
     def _raft_node(self, machine: StateMachine) -> RaftNode:
         config = self.config
-        members = dict(config.initial_cluster) or {config.name: config.raft_listen}
+        # Who joins learns the members from the log; until then it listens to nobody but members of that cluster.
+        members = {} if config.join else dict(config.initial_cluster) or {config.name: config.raft_listen}
         raft = RaftConfig(
             name=config.name,
             data_dir=config.data_dir,
             listen=config.raft_listen,
             members=members,
+            cluster_id=config.cluster_id,
             tls=TlsFiles(self._pki.ca_certificate, self._pki.certificate, self._pki.key),
         )
         return RaftNode(raft, machine, self.clock, self.entropy, metrics=RaftMetrics(self.registry))

@@ -12,6 +12,7 @@ from control.api.authorization import Access, require
 from control.api.context import ApiContext
 from control.api.errors import from_store, no_leader
 from control.api.members import MemberAddresses, Members
+from control.api.membership import shown
 from control.ca.certificates import CertificateAuthority
 from control.ca.tokens import JoinTokens, TokenError, TokenInfo
 from control.identity import MEMBER_PREFIX, Caller
@@ -19,13 +20,6 @@ from control.raft.interface import MembershipError, NotLeaderError, RaftStatus
 from control.store.interface import StoreError
 from steersman.errors import ApiError, bad_request, not_found, unavailable
 from steersman.v1 import cluster_pb2
-
-_ROLES = {
-    "follower": cluster_pb2.Member.FOLLOWER,
-    "candidate": cluster_pb2.Member.CANDIDATE,
-    "leader": cluster_pb2.Member.LEADER,
-    "learner": cluster_pb2.Member.LEARNER,
-}
 
 
 class Raft(Protocol):
@@ -69,15 +63,7 @@ class ClusterHandlers:
             term=status.term,
             revision=self._context.store.revision,
             members=[
-                cluster_pb2.Member(
-                    name=member.name,
-                    raft_address=member.address,
-                    grpc_address=announced[member.name].grpc if member.name in announced else "",
-                    role=_ROLES.get(member.role, cluster_pb2.Member.ROLE_UNSPECIFIED),
-                    match_index=member.match,
-                    reachable=member.reachable,
-                    problem=member.problem,
-                )
+                shown(member, announced[member.name].grpc if member.name in announced else "")
                 for member in status.members
             ],
             version=self._version,
@@ -152,6 +138,10 @@ class ClusterHandlers:
             access = Access("update", "cluster", "members", name=request.name)
             raise ApiError("Forbidden", f'User "{caller.user}" {access}: members announce themselves')
         self._require_leader()
+        if all(member.name != request.name for member in self._raft.status().members):
+            raise ApiError(
+                "Forbidden", f"{request.name} is not a member of this cluster (any more): stop it, or add it again"
+            )
         try:
             addresses = MemberAddresses(request.grpc_address, request.rest_address)
             await self._members.write(request.name, addresses, caller.user)

@@ -45,7 +45,20 @@ _STUBS: Final[Mapping[str, Any]] = {
     "Cluster": cluster_pb2_grpc.ClusterStub,
 }
 _CREATES: Final = frozenset(("Create",))
-_REPEATABLE: Final = frozenset(("Create", "Apply", "Delete", "Status", "ListJoinTokens", "Announce", "RevokeJoinToken"))
+_REPEATABLE: Final = frozenset(
+    (
+        "Create",
+        "Apply",
+        "Delete",
+        "Status",
+        "ListJoinTokens",
+        "Announce",
+        "RevokeJoinToken",
+        "Members",
+        "AddMember",
+        "PromoteMember",
+    )
+)
 
 
 class LeaderLink:

@@ -8,12 +8,12 @@ host of its Raft address, at this member's own gRPC port.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
-from control.store.interface import Cause, CompactedError, Put, Store, TooSlowError, Txn
+from control.store.interface import Cause, CompactedError, Delete, Put, Store, TooSlowError, Txn
 
 PREFIX: Final = "/cluster/members/"
 
@@ -32,11 +32,11 @@ class Members:
     """The address book.
 
     Args:
-        peers: name -> Raft address of the initial members.
+        peers: asks for name -> Raft address of the members there are now.
         grpc_port: this member's, for the guess.
     """
 
-    def __init__(self, store: Store, peers: Mapping[str, str], grpc_port: int) -> None:
+    def __init__(self, store: Store, peers: Callable[[], Mapping[str, str]], grpc_port: int) -> None:
         self._store = store
         self._peers = peers
         self._grpc_port = grpc_port
@@ -80,12 +80,12 @@ class Members:
         announced = self.announced.get(name)
         if announced is not None:
             return announced.grpc
-        host = self._peers.get(name, "").rpartition(":")[0]
+        host = self._peers().get(name, "").rpartition(":")[0]
         return f"{host}:{self._grpc_port}" if host else ""
 
     def grpc_addresses(self) -> list[str]:
         """The gRPC addresses of all members, announced or guessed, in the order of their names."""
-        names = sorted({*self._peers, *self.announced})
+        names = sorted({*self._peers(), *self.announced})
         return [address for name in names if (address := self.grpc_address(name))]
 
     async def write(self, name: str, addresses: MemberAddresses, actor: str) -> None:
@@ -94,3 +94,7 @@ class Members:
         kv = await self._store.get(PREFIX + name)
         if kv is None or kv.value != value:
             await self._store.commit([Txn((Put(PREFIX + name, value),), Cause(0, actor))])
+
+    async def forget(self, name: str, actor: str) -> None:
+        """Forget a member's addresses; the leader only."""
+        await self._store.commit([Txn((Delete(PREFIX + name),), Cause(0, actor))])

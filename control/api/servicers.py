@@ -19,6 +19,8 @@ from control import metrics
 from control.api.cluster import ClusterHandlers
 from control.api.forwarding import LeaderLink
 from control.api.handlers import Handlers
+from control.api.membership import MembershipHandlers
+from control.api.snapshots import SnapshotHandlers
 from control.identity import Caller, SubjectCache, from_auth_context, speaking_for
 from steersman.clock import Clock
 from steersman.errors import DETAILS_KEY, ApiError
@@ -184,11 +186,21 @@ class ObjectsServicer(_Servicer, objects_pb2_grpc.ObjectsServicer):
 
 
 class ClusterServicer(_Servicer, cluster_pb2_grpc.ClusterServicer):
-    """The status is this member's own view; all else is the leader's."""
+    """The status is this member's own view and a snapshot its own state; all else is the leader's."""
 
-    def __init__(self, cluster: ClusterHandlers, link: LeaderLink, gatekeeper: Gatekeeper, clock: Clock) -> None:
+    def __init__(
+        self,
+        cluster: ClusterHandlers,
+        membership: MembershipHandlers,
+        snapshots: SnapshotHandlers,
+        link: LeaderLink,
+        gatekeeper: Gatekeeper,
+        clock: Clock,
+    ) -> None:
         super().__init__(gatekeeper, clock)
         self._cluster = cluster
+        self._membership = membership
+        self._snapshots = snapshots
         self._link = link
 
     async def Status(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -208,6 +220,25 @@ class ClusterServicer(_Servicer, cluster_pb2_grpc.ClusterServicer):
 
     async def Announce(self, request: Any, context: Any) -> Any:  # noqa: N802
         return await self._by_leader("Announce", context, self._cluster.announce, request)
+
+    async def Members(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._by_leader("Members", context, self._membership.members, request)
+
+    async def AddMember(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._by_leader("AddMember", context, self._membership.add_member, request)
+
+    async def PromoteMember(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._by_leader("PromoteMember", context, self._membership.promote_member, request)
+
+    async def RemoveMember(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._by_leader("RemoveMember", context, self._membership.remove_member, request)
+
+    async def SaveSnapshot(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        async with aclosing(
+            self._stream("SaveSnapshot", context, lambda caller: self._snapshots.save(request, caller))
+        ) as parts:
+            async for part in parts:
+                yield part
 
     async def _by_leader(
         self, method: str, context: Any, local: Callable[[Any, Caller], Awaitable[Any]], request: Message

@@ -596,6 +596,36 @@ class AsyncClient:
         answer = await self.transport.unary("Cluster", "Status", cluster_pb2.ClusterStatusRequest(), timeout=timeout)
         return answer  # type: ignore[no-any-return]
 
+    async def members(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> cluster_pb2.MembersResponse:
+        """The members as the leader knows them: how far each is, and how many are well."""
+        return await self.transport.unary("Cluster", "Members", cluster_pb2.MembersRequest(), timeout=timeout)  # type: ignore[no-any-return]
+
+    async def add_member(
+        self, name: str, raft_address: str, *, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> cluster_pb2.MembersResponse:
+        """Let a new member, at host:port, receive the log; it votes once it is promoted. Adding it twice is adding it once."""
+        request = cluster_pb2.AddMemberRequest(name=name, raft_address=raft_address)
+        return await self.transport.unary("Cluster", "AddMember", request, timeout=timeout)  # type: ignore[no-any-return]
+
+    async def promote_member(self, name: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> cluster_pb2.MembersResponse:
+        """Let a member vote. Raises ApiError BadRequest, with the numbers, when it is not ready or a majority would be lost."""
+        request = cluster_pb2.PromoteMemberRequest(name=name)
+        return await self.transport.unary("Cluster", "PromoteMember", request, timeout=timeout)  # type: ignore[no-any-return]
+
+    async def remove_member(self, name: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> cluster_pb2.MembersResponse:
+        """Take a member out; a leader hands over first. Raises ApiError BadRequest when a majority would be lost."""
+        request = cluster_pb2.RemoveMemberRequest(name=name)
+        return await self.transport.unary("Cluster", "RemoveMember", request, timeout=timeout, idempotent=False)  # type: ignore[no-any-return]
+
+    async def transfer_leader(self, name: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> cluster_pb2.ClusterStatus:
+        """Make another member the leader; returns when it leads."""
+        request = cluster_pb2.TransferLeaderRequest(member=name)
+        return await self.transport.unary("Cluster", "TransferLeader", request, timeout=timeout)  # type: ignore[no-any-return]
+
+    def snapshot_parts(self) -> AsyncIterator[cluster_pb2.SnapshotPart]:
+        """The whole state as a stream, for `steersman.snapshots.save`. Raises ApiError; never resumes."""
+        return self.transport.stream("Cluster", "SaveSnapshot", cluster_pb2.SaveSnapshotRequest())
+
     async def create_join_token(
         self, *, ttl_seconds: int = 0, uses: int = 0, description: str = "", timeout: float = DEFAULT_TIMEOUT_S
     ) -> cluster_pb2.JoinToken:

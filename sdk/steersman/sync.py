@@ -163,6 +163,21 @@ class Client:
     def cluster_status(self) -> cluster_pb2.ClusterStatus:
         return self._run(self._client.cluster_status())
 
+    def members(self) -> cluster_pb2.MembersResponse:
+        return self._run(self._client.members())
+
+    def add_member(self, name: str, raft_address: str) -> cluster_pb2.MembersResponse:
+        return self._run(self._client.add_member(name, raft_address))
+
+    def promote_member(self, name: str) -> cluster_pb2.MembersResponse:
+        return self._run(self._client.promote_member(name))
+
+    def remove_member(self, name: str) -> cluster_pb2.MembersResponse:
+        return self._run(self._client.remove_member(name))
+
+    def transfer_leader(self, name: str) -> cluster_pb2.ClusterStatus:
+        return self._run(self._client.transfer_leader(name))
+
     def create_join_token(self, **options: Any) -> cluster_pb2.JoinToken:
         return self._run(self._client.create_join_token(**options))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from steersman.cli import members, snapshots
 from steersman.cli.output import print_rows, said
 from steersman.cli.session import Session
 from steersman.cli.streams import seconds_of
@@ -22,7 +23,7 @@ output_option = click.option(
 
 @click.group()
 def cluster() -> None:
-    """Look at the control plane's members, and move its leadership."""
+    """Look after the control plane: its members, its leadership, its snapshots."""
 
 
 @cluster.command()
@@ -79,19 +80,16 @@ def _document(answer: pb.ClusterStatus) -> dict[str, Any]:
     }
 
 
-@cluster.command("transfer-leader")
-@click.argument("member")
-@click.pass_obj
-def transfer_leader(session: Session, member: str) -> None:
-    """Make another member the leader."""
-    request = pb.TransferLeaderRequest(member=member)
-
-    async def work(client: AsyncClient) -> Any:
-        return await client.transport.unary(
-            "Cluster", "TransferLeader", request, timeout=session.timeout, idempotent=False
-        )
-
-    said(f"member/{session.run(work).leader} leads")
+for _command in (
+    members.members,
+    members.add,
+    members.promote,
+    members.remove,
+    members.transfer_leader,
+    snapshots.snapshot,
+    snapshots.recover,
+):
+    cluster.add_command(_command)
 
 
 @click.group()
