@@ -14,8 +14,8 @@ from control.store.watch import Watcher, WatchHub
 class Engine:
     """The applied state and those who look at it. Everything happens in one event loop; nothing here waits."""
 
-    def __init__(self, budget: Budget | None = None) -> None:
-        self.state = Mvcc(budget)
+    def __init__(self, budget: Budget | None = None, state: Mvcc | None = None) -> None:
+        self.state = Mvcc(budget) if state is None else state
         self.hub = WatchHub(self.state)
         self.index = Index(self.state.get)
         self.history = History(self.state)

@@ -52,7 +52,7 @@ class History:
             KeyError: it has not happened here.
         """
         changes = self._state.changes(revision - 1, 1)
-        if not changes:
+        if not changes or not changes[0]:
             raise KeyError(revision)
         versions = changes[0]
         return versions[0].cause, moment(versions[0].time), tuple(version.kv.key for version in versions)
@@ -70,8 +70,8 @@ class History:
             CompactedError: that is before the oldest revision kept.
         """
         state = self._state
-        changes = state.changes(state.compacted)
+        changes = [versions for versions in state.changes(state.compacted) if versions]
         at = bisect_right(changes, int(when.timestamp() * 1000), key=lambda versions: versions[0].time)
         if at == 0 and state.compacted:
             raise state.forgotten(state.compacted)
-        return state.compacted + at
+        return changes[at - 1][0].kv.mod_revision if at else state.compacted

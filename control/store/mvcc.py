@@ -3,8 +3,8 @@
 Mechanism. One counter, the revision, is raised by every transaction that changes something. A write makes a `Version`
 that points to the one it replaced, so that a key is a chain from its newest version back; a removal is a version too (a
 tombstone). `_changes[i]` holds the versions of revision `compacted + 1 + i`: revisions are dense, so finding the
-changes after any revision is an index into a list. Live keys and keys that only history knows are in two sorted sets,
-so a read of the present never meets the past.
+changes after any revision is an index into a list (the mirror of an external store leaves places empty). Live keys and
+keys that only history knows are in two sorted sets, so a read of the present never meets the past.
 
 History is kept to a budget of age, number and bytes. Forgetting revision C cuts what its versions replaced out of
 their chains and drops its tombstones: O(1) a write, never a pause. The newest revision is never forgotten.
@@ -171,13 +171,16 @@ class Mvcc:
         """Forget the oldest revisions until the budget holds; the newest stays."""
         budget = self.budget
         horizon = self.time - int(budget.age_s * 1000)
-        changes = self._changes
         while self.revision - self.compacted > 1 and (
             self.revision - self.compacted > budget.changes
             or self.history_bytes > budget.bytes
-            or changes[self._head][0].time < horizon
+            or self._expired(horizon)
         ):
             self._forget_oldest()
+
+    def _expired(self, horizon: int) -> bool:
+        """Whether the oldest revision kept is from before `horizon` (ms since the epoch)."""
+        return self._changes[self._head][0].time < horizon
 
     def compact(self, revision: int) -> None:
         """Forget revisions up to and including `revision`, but never the newest."""
@@ -282,13 +285,14 @@ class Mvcc:
             return self.revision
         if revision > self.revision:
             raise FutureRevisionError(f"revision {revision} has not happened here yet: the newest is {self.revision}")
-        if revision <= self.compacted:
+        if revision <= self.compacted and revision != self.revision:
             raise self.forgotten(revision)
         return revision
 
     def forgotten(self, revision: int) -> CompactedError:
         """The refusal of a read at a revision that was compacted."""
-        oldest = self._changes[self._head][0].time if self._head < len(self._changes) else self.time
+        kept = islice(self._changes, self._head, None)
+        oldest = next((versions[0].time for versions in kept if versions), self.time)
         return CompactedError(revision, self.compacted + 1, moment(oldest))
 
     # Snapshots
