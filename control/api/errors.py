@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from control.store.encryption import SealedError
 from control.store.interface import (
     CompactedError,
@@ -50,6 +52,12 @@ def from_store(error: StoreError) -> ApiError:
 def since(error: CompactedError) -> str:
     """Write the oldest revision's time as ` of TIME`; nothing when it is not known."""
     return f" of {rfc3339(error.since)}" if error.since is not None else ""
+
+
+def expired_before(moment: str, oldest: int, when: dt.datetime | None) -> ApiError:
+    """The state at a moment is not kept."""
+    told = f" of {rfc3339(when)}" if when is not None else ""
+    return expired(f"the state at {moment} is not kept any more: revisions {oldest}{told} and newer are available")
 
 
 def no_leader(leader: str = "", why: str = "") -> ApiError:

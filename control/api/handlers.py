@@ -61,6 +61,14 @@ class Handlers:
         """What is served."""
         return await self.reads.kinds(request, caller)
 
+    async def history(self, request: pb.HistoryRequest, caller: Caller) -> pb.HistoryResponse:
+        """What became of one object."""
+        return await self.reads.pasts.history(request, caller)
+
+    async def moment(self, request: pb.MomentRequest, caller: Caller) -> pb.MomentResponse:
+        """Which revision was the newest at a moment."""
+        return await self.reads.pasts.moment(request, caller)
+
     # --- writes ---
 
     async def create(self, request: pb.CreateRequest, caller: Caller) -> pb.WriteResponse:

@@ -35,6 +35,8 @@ class LocalTransport:
             "DeleteCollection": handlers.delete_collection,
             "Batch": handlers.batch,
             "Kinds": handlers.kinds,
+            "History": handlers.history,
+            "Moment": handlers.moment,
         }
         self._watch = handlers.watch
 

@@ -19,8 +19,10 @@ from control.api import paging
 from control.api.context import ApiContext
 from control.api.errors import from_store
 from control.api.messages import object_of_kv
+from control.api.pasts import Pasts
 from control.api.selection import Selection
 from control.identity import Caller
+from control.insight.moments import Moment
 from control.registry import Resource
 from control.store.interface import CompactedError, FutureRevisionError, KeyValue, StoreError
 from steersman.errors import ApiError, bad_request, expired, not_found
@@ -36,6 +38,7 @@ class Reads:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
+        self.pasts = Pasts(context)
 
     async def get(self, request: pb.GetRequest, caller: Caller) -> pb.ObjectResponse:
         """Read one object, now or as of a revision."""
@@ -47,12 +50,12 @@ class Reads:
             raise unknown_subresource(resource, request.name, request.subresource)
         context.require(caller, "get", resource, request.namespace, request.name, request.subresource)
         place_problem(resource, request.namespace)
+        moment = await self._moment(request)
         try:
-            if request.revision:
-                await self._reached(request.revision)
-            else:
+            if moment is None:
                 await context.barrier.wait()
-            kv = await context.store.get(resource.key(request.namespace, request.name), request.revision)
+            revision = moment.revision if moment is not None else 0
+            kv = await context.store.get(resource.key(request.namespace, request.name), revision)
         except StoreError as error:
             raise from_store(error) from None
         if kv is None:
@@ -62,7 +65,7 @@ class Reads:
             message.json = msgspec.json.encode(registry.to_scale(resource, msgspec.json.decode(kv.value)))
             message.api_version, message.kind = "autoscaling/v1", "Scale"
         elif request.as_table:
-            message.json = self.table(resource, (kv.value,), revision=kv.mod_revision)
+            message.json = self.table(resource, (kv.value,), revision=kv.mod_revision, moment=moment)
         return pb.ObjectResponse(object=message)
 
     async def list(self, request: pb.ListRequest, caller: Caller) -> pb.ListResponse:
@@ -74,8 +77,9 @@ class Reads:
             raise bad_request(f"limit must not be negative: {request.limit}")
         context.require(caller, "list", resource, request.namespace, selection.name)
         prefix = resource.namespace_prefix(request.namespace)
+        moment = None if request.continue_token else await self._moment(request)
         try:
-            revision, after = await self._list_start(request, prefix)
+            revision, after = await self._list_start(request, prefix, moment)
             kvs, more, count = await self._collect(resource, prefix, selection, revision, after, request.limit)
         except CompactedError as error:
             if request.continue_token:
@@ -91,20 +95,27 @@ class Reads:
             response.continue_token = paging.encode(revision, kvs[-1].key[len(prefix) :])
             response.remaining = count
         if request.as_table:
-            response.table = self.table(resource, [kv.value for kv in kvs], revision=revision, following=response)
+            values = [kv.value for kv in kvs]
+            response.table = self.table(resource, values, revision=revision, following=response, moment=moment)
         else:
             response.items.extend([object_of_kv(resource, kv) for kv in kvs])
         return response
 
     def table(
-        self, resource: Resource, values: Sequence[bytes], *, revision: int, following: pb.ListResponse | None = None
+        self,
+        resource: Resource,
+        values: Sequence[bytes],
+        *,
+        revision: int,
+        following: pb.ListResponse | None = None,
+        moment: Moment | None = None,
     ) -> bytes:
-        """A meta.k8s.io/v1 Table of objects."""
+        """A meta.k8s.io/v1 Table of objects; ages are as of the moment shown."""
         documents = [msgspec.json.decode(value) for value in values]
         table: dict[str, Any] = registry.table(
             resource,
             documents,
-            self._context.clock.now(),
+            self._context.clock.now() if moment is None or moment.time is None else moment.time,
             wide=True,
             include="Metadata",
             revision=revision,
@@ -151,15 +162,28 @@ class Reads:
             if revision > self._context.store.revision:
                 raise FutureRevisionError(f"{revision}, current: {self._context.store.revision}")
 
-    async def _list_start(self, request: pb.ListRequest, prefix: str) -> tuple[int, str]:
+    async def _moment(self, request: pb.GetRequest | pb.ListRequest) -> Moment | None:
+        """The past that a request asks for; None: it asks for the present. Raises ApiError."""
+        if request.at:
+            if request.revision:
+                raise bad_request("give either a revision or a moment (at), not both")
+            return await self.pasts.at(request.at)
+        if not request.revision:
+            return None
+        try:
+            await self._reached(request.revision)
+        except StoreError as error:
+            raise from_store(error) from None
+        return self.pasts.of_revision(request.revision)
+
+    async def _list_start(self, request: pb.ListRequest, prefix: str, moment: Moment | None) -> tuple[int, str]:
         """The revision to show, and the key after which to begin."""
         if request.continue_token:
             token = paging.decode(request.continue_token)
             await self._reached(token.revision)
             return token.revision, prefix + token.after
-        if request.revision:
-            await self._reached(request.revision)
-            return request.revision, ""
+        if moment is not None:
+            return moment.revision, ""
         if not request.stale_ok:
             await self._context.barrier.wait()
         return self._context.store.revision, ""

@@ -147,6 +147,12 @@ class ObjectsServicer(_Servicer, objects_pb2_grpc.ObjectsServicer):
     async def Kinds(self, request: Any, context: Any) -> Any:  # noqa: N802
         return await self._unary("Kinds", context, self._handlers.kinds, request)
 
+    async def History(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._unary("History", context, self._handlers.history, request)
+
+    async def Moment(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._unary("Moment", context, self._handlers.moment, request)
+
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         # gRPC tells streams by the function's kind: this must itself be an asynchronous generator.
         async with aclosing(

@@ -239,11 +239,25 @@ class AsyncClient:
 
     @overload
     async def get(
-        self, kind: type[K], name: str, namespace: str | None = ..., *, revision: int = ..., timeout: float = ...
+        self,
+        kind: type[K],
+        name: str,
+        namespace: str | None = ...,
+        *,
+        revision: int = ...,
+        at: str = ...,
+        timeout: float = ...,
     ) -> K: ...
     @overload
     async def get(
-        self, kind: str, name: str, namespace: str | None = ..., *, revision: int = ..., timeout: float = ...
+        self,
+        kind: str,
+        name: str,
+        namespace: str | None = ...,
+        *,
+        revision: int = ...,
+        at: str = ...,
+        timeout: float = ...,
     ) -> Document: ...
     async def get(
         self,
@@ -252,11 +266,15 @@ class AsyncClient:
         namespace: str | None = None,
         *,
         revision: int = 0,
+        at: str = "",
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Any:
-        """Read one object, now or as it was at a revision."""
+        """Read one object, now, or as it was at a revision or a moment (`at`: "10m" ago, an RFC 3339 time, a revision).
+
+        A past that is not kept any more is refused with `Expired`.
+        """
         request = pb.GetRequest(
-            type=type_of(kind), namespace=self._namespace(kind, namespace), name=name, revision=revision
+            type=type_of(kind), namespace=self._namespace(kind, namespace), name=name, revision=revision, at=at
         )
         return _decode(kind, (await self._objects("Get", request, timeout)).object)
 
@@ -271,6 +289,7 @@ class AsyncClient:
         limit: int = ...,
         continue_token: str = ...,
         revision: int = ...,
+        at: str = ...,
         stale_ok: bool = ...,
         timeout: float = ...,
     ) -> ObjectList[K]: ...
@@ -285,6 +304,7 @@ class AsyncClient:
         limit: int = ...,
         continue_token: str = ...,
         revision: int = ...,
+        at: str = ...,
         stale_ok: bool = ...,
         timeout: float = ...,
     ) -> ObjectList[Document]: ...
@@ -298,10 +318,11 @@ class AsyncClient:
         limit: int = 0,
         continue_token: str = "",
         revision: int = 0,
+        at: str = "",
         stale_ok: bool = False,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> ObjectList[Any]:
-        """Read objects of one kind, of one namespace or ("") of all."""
+        """Read objects of one kind, of one namespace or ("") of all, now or at a revision or a moment (`at`, see `get`)."""
         request = pb.ListRequest(
             type=type_of(kind),
             namespace=self._namespace(kind, namespace),
@@ -310,6 +331,7 @@ class AsyncClient:
             limit=limit,
             continue_token=continue_token,
             revision=revision,
+            at=at,
             stale_ok=stale_ok,
         )
         answer = await self._objects("List", request, timeout)
@@ -369,6 +391,25 @@ class AsyncClient:
     async def kinds(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> Sequence[pb.KindInfo]:
         """The kinds that the cluster serves."""
         return (await self._objects("Kinds", pb.KindsRequest(), timeout)).kinds  # type: ignore[no-any-return]
+
+    async def history(
+        self,
+        kind: type[KubeObject] | str,
+        name: str,
+        namespace: str | None = None,
+        *,
+        limit: int = 0,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> pb.HistoryResponse:
+        """What became of an object, newest write first: when, who, caused by what, and which fields changed."""
+        request = pb.HistoryRequest(
+            type=type_of(kind), namespace=self._namespace(kind, namespace), name=name, limit=limit
+        )
+        return await self._objects("History", request, timeout)  # type: ignore[no-any-return]
+
+    async def moment(self, at: str = "", *, timeout: float = DEFAULT_TIMEOUT_S) -> pb.MomentResponse:
+        """Which revision was the newest at a moment (`at`, see `get`; empty: now), and how far back the past can be read."""
+        return await self._objects("Moment", pb.MomentRequest(at=at), timeout)  # type: ignore[no-any-return]
 
     async def table(self, request: pb.ListRequest, *, timeout: float = DEFAULT_TIMEOUT_S) -> Document:
         """A list as people read it: a meta.k8s.io/v1 Table."""

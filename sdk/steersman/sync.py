@@ -126,6 +126,14 @@ class Client:
     def kinds(self) -> Sequence[pb.KindInfo]:
         return self._run(self._client.kinds())
 
+    def history(
+        self, kind: type[KubeObject] | str, name: str, namespace: str | None = None, **options: Any
+    ) -> pb.HistoryResponse:
+        return self._run(self._client.history(kind, name, namespace, **options))
+
+    def moment(self, at: str = "", **options: Any) -> pb.MomentResponse:
+        return self._run(self._client.moment(at, **options))
+
     def table(self, request: pb.ListRequest) -> Document:
         return self._run(self._client.table(request))
 

@@ -22,6 +22,8 @@ COMMANDS = {
     "get": "read",
     "describe": "read",
     "events": "read",
+    "diff": "past",
+    "history": "past",
     "api-resources": "read",
     "apply": "write",
     "create": "write",

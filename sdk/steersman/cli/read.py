@@ -32,9 +32,10 @@ output_option = click.option("-o", "--output", type=click.Choice(FORMATS), help=
 @click.option("--show-labels", is_flag=True, help="One more column with all labels.")
 @click.option("--sort-by", default="", metavar="PATH", help="Sort by a field, as .metadata.creationTimestamp.")
 @click.option("--ignore-not-found", is_flag=True, help="A missing object is no error.")
+@click.option("--at", default="", metavar="REVISION|10m|TIME", help="As it was then.")
 @click.pass_obj
 def get(session: Session, /, what: tuple[str, ...], **options: Any) -> int:
-    """Show objects: `steer get pods -o wide`, `steer get deploy/web -o yaml`."""
+    """Show objects: `steer get pods -o wide`, `steer get deploy/web -o yaml`, `steer get pods --at 10m`."""
     return session.run(lambda client: _get(session, client, what, options))
 
 
@@ -44,6 +45,11 @@ async def _get(session: Session, client: AsyncClient, what: tuple[str, ...], opt
     if everywhere and any(target.names for target in found):
         raise click.UsageError("a name belongs to one namespace: leave out --all-namespaces")
     form = options["output"]
+    if options.get("at"):
+        if options["watch"]:
+            raise click.UsageError("the past does not change: leave out --watch")
+        # Resolved once, so that all kinds and pages show one state.
+        options["at"] = (await client.moment(options["at"], timeout=session.timeout)).at
     if options["watch"]:
         if len(found) != 1 or len(found[0].names) > 1:
             raise click.UsageError("--watch follows one type, or one object of it")
@@ -99,6 +105,7 @@ def _list_request(session: Session, target: Target, options: dict[str, Any], nam
         namespace=namespace_for(target.info, session, everywhere=options["all_namespaces"]),
         label_selector=options["selector"],
         field_selector=fields,
+        at=options.get("at", ""),
     )
 
 
@@ -109,7 +116,11 @@ async def _table(session: Session, client: AsyncClient, target: Target, options:
         tables = []
         for name in target.names:
             request = pb.GetRequest(
-                type=target.type, namespace=namespace_for(target.info, session), name=name, as_table=True
+                type=target.type,
+                namespace=namespace_for(target.info, session),
+                name=name,
+                as_table=True,
+                at=options.get("at", ""),
             )
             answer = await client.transport.unary("Objects", "Get", request, timeout=session.timeout)
             tables.append(msgspec.json.decode(answer.object.json))
@@ -123,6 +134,7 @@ async def _table(session: Session, client: AsyncClient, target: Target, options:
         namespace_for(target.info, session, everywhere=options["all_namespaces"]),
         labels=options["selector"],
         fields=options["field_selector"],
+        at=options.get("at", ""),
     )
     order = {_identity(document): i for i, document in enumerate(_sorted(list(listed.items), options["sort_by"]))}
     table["rows"].sort(key=lambda row: order.get(_identity(row["object"]), len(order)))
@@ -151,7 +163,8 @@ async def _documents(session: Session, client: AsyncClient, found: list[Target],
         if target.names:
             for name in target.names:
                 try:
-                    documents.append(await client.get(target.key, name, namespace, timeout=session.timeout))
+                    at = options.get("at", "")
+                    documents.append(await client.get(target.key, name, namespace, at=at, timeout=session.timeout))
                 except ApiError as error:
                     if error.reason != "NotFound" or not options["ignore_not_found"]:
                         raise
@@ -161,6 +174,7 @@ async def _documents(session: Session, client: AsyncClient, found: list[Target],
                 namespace,
                 labels=options["selector"],
                 fields=options["field_selector"],
+                at=options.get("at", ""),
                 timeout=session.timeout,
             )
             documents += listed.items

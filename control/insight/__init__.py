@@ -1,0 +1,1 @@
+"""What the log knows: read-only answers about the past and the reasons of things."""
