@@ -254,18 +254,20 @@ class MemoryFiles:
         if self.fail_sync is not None:
             raise self.fail_sync
 
-    def crash(self, survives: Callable[[], float] = lambda: 0.0) -> None:
+    def crash(
+        self, survives: Callable[[], float] = lambda: 0.0, spoils: Callable[[bytes], bytes] = lambda data: data
+    ) -> None:
         """Lose power: what was not synced is gone, except for the fraction of each write that `survives` says.
 
-        0 loses a write, 1 keeps it, anything between keeps its beginning only (a torn write). Names are lost likewise
-        with what was not synced of the folder.
+        0 loses a write, 1 keeps it, anything between keeps its beginning only (a torn write); `spoils` makes of what
+        survives what the disk then has. Names are lost likewise with what was not synced of the folder.
         """
         self._files = dict(self._durable_names)
         self.used = 0
         for file in self._files.values():
             content = bytearray(file.durable)
             for offset, data in file.unsynced:
-                kept = data[: int(len(data) * survives())]
+                kept = spoils(data[: int(len(data) * survives())])
                 if kept:
                     content.extend(bytes(max(0, offset - len(content))))
                     content[offset : offset + len(kept)] = kept

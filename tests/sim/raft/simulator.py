@@ -172,7 +172,7 @@ class Member:
             except OSError:
                 pass
             self.disk.fail_sync = None
-        self.disk.crash(lambda: dice.choice((0.0, 0.0, 0.5, 1.0)))
+        self.world.lose_power(self.disk)
         self.core = None
         self.saving = None
 
@@ -385,8 +385,12 @@ class World:
             setattr(self, name, value)
         voters = [f"m{number}" for number in range(1, self.size + 1)]
         first = Membership(frozenset(voters), frozenset(), {name: name for name in voters}, "sim")
-        self.members = {name: Member(self, name, first) for name in voters}
+        self.members = {name: self.make_member(name, first) for name in voters}
         self.spare = [f"m{number}" for number in range(len(voters) + 1, len(voters) + 3)]
+
+    def make_member(self, name: str, first: Membership) -> Member:
+        """A member of this world; other worlds make others."""
+        return Member(self, name, first)
 
     # --- time
 
@@ -485,7 +489,11 @@ class World:
         if self.healed:
             return
         self.after(self.random.expovariate(1 / self.pause_ms), self._fault)
-        faults = [self._crash] * self.crashiness + [
+        self.random.choice(self.faults())()
+
+    def faults(self) -> list[Callable[[], None]]:
+        """What may befall this world; what stands more often happens more often."""
+        return [self._crash] * self.crashiness + [
             self._crash_all,
             self._partition,
             self._cut_one_way,
@@ -497,7 +505,6 @@ class World:
             self._mend_links,
             self._mend_links,
         ]
-        self.random.choice(faults)()
 
     def _crash(self) -> None:
         self.crash_member(self.random.choice(list(self.members.values())))
@@ -505,6 +512,18 @@ class World:
     def _crash_all(self) -> None:
         for member in self.members.values():
             self.crash_member(member)
+
+    def lose_power(self, disk: MemoryFiles) -> None:
+        """Of every write that was not synced: nothing is there, a part, all, or all with a bit flipped."""
+        dice = self.random
+
+        def spoils(data: bytes) -> bytes:
+            if not data or dice.random() >= 0.2:
+                return data
+            at = dice.randrange(len(data))
+            return data[:at] + bytes((data[at] ^ 1 << dice.randrange(8),)) + data[at + 1 :]
+
+        disk.crash(lambda: dice.choice((0.0, 0.0, 0.5, 1.0)), spoils)
 
     def crash_member(self, member: Member, down_ms: float = 0.0) -> None:
         member.crash()
@@ -583,7 +602,7 @@ class World:
             elif self.spare and self.random.random() < 0.5:
                 name = self.spare.pop()
                 if name not in self.members:
-                    self.members[name] = Member(self, name, Membership())
+                    self.members[name] = self.make_member(name, Membership())
                     self.members[name].start()
                 leader.core.change_membership(lambda current: changes.add_learner(current, name, name))
             elif len(present.voters) > 2:
