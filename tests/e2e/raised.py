@@ -190,8 +190,15 @@ class Lab:
 
     # --- the cluster ---
 
-    def leader(self) -> str:
-        return eventually(lambda: self.client.cluster_status().leader, "a leader")
+    def leader(self, other_than: str = "", within: float = 30.0) -> str:
+        """Who leads, by the word of whichever member a new connection reaches; waits for somebody other if asked."""
+
+        def told() -> str:
+            done = self.run("--request-timeout", "5", "cluster", "status", "-o", "json")
+            leader = json.loads(done.stdout)["leader"] if done.returncode == 0 else ""
+            return leader if leader != other_than else ""
+
+        return eventually(told, f"a leader other than {other_than!r}", within)
 
     def healthy(self) -> bool:
         """Every member answers its peers, every node is Ready, nobody has a problem to tell."""

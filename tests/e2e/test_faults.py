@@ -176,7 +176,7 @@ def test_a_leader_cut_off_gives_way_and_comes_back_without_loss(lab: Lab, namesp
         for other in lab.members:
             if other != old:
                 lab.command("cut", old, other)
-        eventually(lambda: lab.client.cluster_status().leader not in ("", old), "another member leads", 15)
+        lab.leader(other_than=old, within=15)
         writer.more(30)
         lab.command("heal")
         lab.settle()
@@ -221,7 +221,7 @@ def test_a_member_without_disk_space_steps_down_says_so_and_comes_back(
         told = eventually(write_on, f"{victim} says that its disk is full", 60, every=0)
         assert "disk full" in told, told
         assert "room" in told, told
-        eventually(lambda: lab.client.cluster_status().leader not in ("", victim), "another member leads", 15)
+        lab.leader(other_than=victim, within=15)
         before = written
         eventually(lambda: write_on() is not None and written >= before + 3, "writes go on without it", 20)
         filler.unlink()
@@ -339,7 +339,7 @@ def test_a_paused_host_is_given_up_and_taken_back(lab: Lab) -> None:
     old = lab.leader()
     lab.command("pause", old)
     try:
-        eventually(lambda: lab.client.cluster_status().leader not in ("", old), "another member leads", 20)
+        lab.leader(other_than=old, within=20)
         lab.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "meanwhile"}, "data": {"n": "1"}})
     finally:
         lab.command("resume", old)

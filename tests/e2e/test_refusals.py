@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from lab.topology import GRPC_PORT
-from tests.e2e.raised import STEER, Lab, deployment, eventually, pod, service
+from tests.e2e.raised import STEER, Lab, deployment, pod, service
 
 Document = dict[str, Any]
 
@@ -224,7 +224,7 @@ def test_who_has_no_certificate_of_this_cluster_gets_nowhere(lab: Lab, tmp_path:
         done = lab.run("--config", str(config), "--cluster", cluster, "--request-timeout", "5", "get", "nodes")
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert "Error from server (ServiceUnavailable)" in done.stderr, done.stderr
     assert answer_without_certificate(lab) == b""
     lab.steer("get", "nodes")
 
@@ -247,14 +247,14 @@ def answer_without_certificate(lab: Lab) -> bytes:
 
 def test_a_used_up_join_token_is_refused(lab: Lab, tmp_path: Path) -> None:
     made = json.loads(lab.steer("token", "create", "--uses", "1", "--ttl", "10m", "-o", "json"))
-    address = lab.topology.controls[0].address
+    servers = [part for host in lab.topology.controls for part in ("--server", f"{host.address}:{GRPC_PORT}")]
 
     def join(name: str, token: str) -> subprocess.CompletedProcess[str]:
         """A whole agent, which joins first of all; one that may join is ended when it has its certificate."""
         directory = tmp_path / name
         argv = [
             *(str(STEER.with_name("steer-node")), "run", "--name", name, "--address", "172.29.0.250"),
-            *("--server", f"{address}:{GRPC_PORT}", "--token", token, "--ca-hash", made["caHash"]),
+            *(*servers, "--token", token, "--ca-hash", made["caHash"]),
             *(
                 "--data-dir",
                 str(directory),
@@ -264,7 +264,7 @@ def test_a_used_up_join_token_is_refused(lab: Lab, tmp_path: Path) -> None:
                 "127.0.0.1:9199",
             ),
         ]
-        return lab.from_switch("timeout", "8", *argv)
+        return lab.from_switch("timeout", "25", *argv)
 
     first = join("late-1", made["token"])
     assert "joined as late-1" in first.stderr, first.stderr
@@ -273,6 +273,7 @@ def test_a_used_up_join_token_is_refused(lab: Lab, tmp_path: Path) -> None:
         assert refused.returncode == 1, f"{token}: exit {refused.returncode}: {refused.stderr}"
         assert "token" in refused.stderr
         assert "Traceback" not in refused.stderr
-    eventually(lambda: made["token"].partition(".")[0] not in lab.steer("token", "list"), "the used token is gone", 10)
+    rows = [line.split() for line in lab.steer("token", "list").splitlines()]
+    assert all(row[2] == "0" for row in rows if row[0] == made["token"].partition(".")[0]), rows
     lab.run("delete", "node", "late-1", "--ignore-not-found")
     lab.steer("get", "nodes")
