@@ -21,6 +21,7 @@ import grpc.aio
 from prometheus_client import CollectorRegistry
 
 from control import admission, bootstrap, identity
+from control.api.carried import ForwardingServicer
 from control.api.cluster import ClusterHandlers
 from control.api.context import ApiContext, ClusterNetwork
 from control.api.forwarding import LeaderLink
@@ -126,6 +127,7 @@ class Member:
         )
         self._grpc: GrpcServer | None = None
         self._bootstrap: GrpcServer | None = None
+        self._forwarded: ForwardingServicer | None = None
         self._rest: RestServer | None = None
 
     # --- life ---
@@ -140,6 +142,7 @@ class Member:
         config = self.config
         gatekeeper = Gatekeeper()
         objects = ObjectsServicer(self.handlers, self._link, gatekeeper, self.clock)
+        self._forwarded = ForwardingServicer(self.handlers, gatekeeper, self.clock)
         cluster = ClusterServicer(self._cluster, self._membership, self._snapshots, self._link, gatekeeper, self.clock)
         self._grpc = GrpcServer(
             config.grpc_listen,
@@ -147,6 +150,7 @@ class Member:
             (
                 lambda server: objects_pb2_grpc.add_ObjectsServicer_to_server(objects, server),
                 lambda server: cluster_pb2_grpc.add_ClusterServicer_to_server(cluster, server),
+                self._forwarded.add_to,
                 self.gateway.add_to,
             ),
         )
@@ -190,6 +194,8 @@ class Member:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._forwarded is not None:
+            self._forwarded.close()
         servers = [server for server in (self._grpc, self._bootstrap) if server is not None]
         stopping: list[Awaitable[None]] = [server.stop(STOP_GRACE_S) for server in servers]
         await asyncio.gather(self.store.stop(), *stopping, return_exceptions=True)

@@ -1,8 +1,9 @@
 """To the leader: calls that only the leader can answer, from whichever member they came to.
 
-A member that leads answers them itself. One that does not carries them over one kept channel, with its own certificate and, in
-the metadata, the caller's identity, which the leader believes because a member says it. While there is no leader the call
-waits, within its deadline, for one to be elected.
+A member that leads answers them itself. One that does not carries them over one kept channel, with its own certificate and
+the caller's identity, which the leader believes because a member says it. Writes of single objects share a stream
+(`carrier`); what is large or rare is a call of its own. While there is no leader the call waits, within its deadline, for one to be
+elected.
 
 What was certainly not done is tried again: nobody led, or the leader was never reached. A call that broke on its way back may
 have been done. Then it is repeated only if that does no harm: reads, deletions, manifests, patches that set values, and creations,
@@ -23,6 +24,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from control import metrics
+from control.api.carrier import CALL_BYTES, RESPONSES, BrokenError, Carrier
 from control.api.errors import no_leader
 from control.api.leadership import Leadership
 from control.identity import Caller, forwarded_metadata
@@ -79,7 +81,9 @@ class LeaderLink:
         self._entropy = entropy
         self._address = ""
         self._channel: grpc.aio.Channel | None = None
+        self._carrier: Carrier | None = None
         self._stubs: dict[str, Any] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
         self._closing: list[asyncio.Future[None]] = []  # channels to former leaders
 
     async def call(
@@ -102,7 +106,7 @@ class LeaderLink:
                 if repeated and _was_done(method, request, error):
                     return pb.WriteResponse(outcome=pb.WriteResponse.DELETED)
                 problem = error
-            except _BrokenError as broken:
+            except BrokenError as broken:
                 repeated = repeated or not broken.never_sent
                 if not broken.never_sent and not _is_repeatable(method, request):
                     raise _uncertain(method) from None
@@ -126,27 +130,40 @@ class LeaderLink:
         left = deadline - self._clock.monotonic()
         if left <= 0:
             raise ApiError("Timeout", f"{method} was not done in time: there was no leader to do it", retry_after=1)
+        try:
+            if method in RESPONSES and request.ByteSize() <= CALL_BYTES:
+                answer = await self._carried().call(method, request, caller, left)
+            else:
+                answer = await self._alone(service, method, request, caller, left)
+        except ApiError as problem:
+            metrics.FORWARDED.labels(method, problem.reason).inc()
+            raise
+        except BrokenError:
+            metrics.FORWARDED.labels(method, "ServiceUnavailable").inc()
+            raise
+        metrics.FORWARDED.labels(method, "OK").inc()
+        return answer
+
+    async def _alone(self, service: str, method: str, request: Message, caller: Caller, left: float) -> Any:
+        """A unary call to the leader. Raises ApiError, BrokenError."""
         call = getattr(self._stub(service), method)
         metadata = forwarded_metadata(caller, caller.request_id)
         try:
-            answer = await call(request, timeout=left, metadata=metadata)
+            return await call(request, timeout=left, metadata=metadata)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             # gRPC says so when the channel was closed under the call; passed on, it would end our own caller unanswered.
-            raise _BrokenError("the channel to the leader was closed", never_sent=False) from None
+            raise BrokenError("the channel to the leader was closed", never_sent=False) from None
         except grpc.aio.AioRpcError as error:
             problem = ApiError.from_rpc(error)
-            metrics.FORWARDED.labels(method, problem.reason).inc()
             told = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
             if told or problem.reason != "ServiceUnavailable":
                 raise problem from None
             text = f"{error.debug_error_string() or ''} {error.details() or ''}".lower()
             never_sent = "failed to connect" in text or "connection refused" in text
-            raise _BrokenError(f"the leader could not be reached: {error.details()}", never_sent=never_sent) from None
-        metrics.FORWARDED.labels(method, "OK").inc()
-        return answer
+            raise BrokenError(f"the leader could not be reached: {error.details()}", never_sent=never_sent) from None
 
     def channel(self) -> grpc.aio.Channel | None:
         """The channel to the leader, for streams; None when this member leads, or none is known."""
@@ -159,7 +176,12 @@ class LeaderLink:
 
     async def close(self) -> None:
         """Close the channel."""
-        channel, self._channel = self._channel, None
+        carrier, channel = self._carrier, self._channel
+        self._channel, self._carrier, self._stubs = None, None, {}
+        for task in self._retiring:
+            task.cancel()
+        if carrier is not None:
+            await carrier.close()
         if channel is not None:
             with suppress(Exception):
                 await channel.close()
@@ -172,12 +194,35 @@ class LeaderLink:
         if not address:
             raise no_leader("", f"the address of {leader} is not known yet" if leader else "")
         if self._channel is None or address != self._address:
-            if self._channel is not None:
-                self._closing.append(asyncio.ensure_future(self._channel.close(OLD_CHANNEL_S)))
-                self._closing = [task for task in self._closing if not task.done()]
-            self._address, self._stubs = address, {}
+            self._leave()
+            self._address = address
             self._channel = grpc.aio.secure_channel(address, self._credentials(), options=CHANNEL_OPTIONS)
         return self._channel
+
+    def _leave(self) -> None:
+        """Give the channel to a former leader up, once what is under way on it has ended."""
+        if self._channel is not None:
+            self._closing = [task for task in self._closing if not task.done()]
+            self._closing.append(asyncio.ensure_future(self._channel.close(OLD_CHANNEL_S)))
+        self._channel, self._carrier, self._stubs = None, None, {}
+
+    def _carried(self) -> Carrier:
+        channel = self._connected()
+        if self._carrier is None or self._carrier.broken:
+            self._carrier = Carrier(channel)
+            task = asyncio.ensure_future(self._retire_deposed(self._carrier, self._leadership.leader))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        return self._carrier
+
+    async def _retire_deposed(self, carrier: Carrier, leader: str) -> None:
+        """Do not let calls wait for a leader that was deposed: one that is cut off would keep them until their deadlines."""
+        while True:
+            changed = self._leadership.changed
+            if carrier.broken or self._leadership.leader not in ("", leader):
+                break
+            await changed.wait()
+        await carrier.retire()
 
     def _stub(self, service: str) -> Any:
         channel = self._connected()
@@ -185,14 +230,6 @@ class LeaderLink:
         if stub is None:
             stub = self._stubs[service] = _STUBS[service](channel)
         return stub
-
-
-class _BrokenError(Exception):
-    """The connection failed; `never_sent`: before anything of the call left."""
-
-    def __init__(self, message: str, *, never_sent: bool) -> None:
-        super().__init__(message)
-        self.never_sent = never_sent
 
 
 def _is_repeatable(method: str, request: Message) -> bool:

@@ -1,8 +1,9 @@
 """Group commit: concurrent transactions share entries of the log.
 
-What is submitted in one turn of the event loop goes into one proposal; while `MAX_IN_FLIGHT` proposals are under way,
-later ones gather. So one client's write leaves at once, and a thousand clients' writes cost a few proposals: the more
-load, the larger the groups. Order is kept: proposals carry transactions in the order they were submitted.
+What is submitted in one turn of the event loop goes into one proposal. While one is under way later ones gather, and leave
+when it lands, or before if they are enough to make a full group (then up to `MAX_IN_FLIGHT` fly). So one client's write
+leaves at once, and a thousand clients' writes cost a few proposals: the more load, the larger the groups. Order is
+kept: proposals carry transactions in the order they were submitted.
 
 Failure. A proposal that fails, fails every call in it with the same error. A call whose caller went away is proposed all
 the same when it was submitted: its outcome was uncertain to the caller anyway.
@@ -18,6 +19,9 @@ from control.store.commands import weight
 from control.store.interface import StoreError, Txn, TxnResult
 
 GROUP_BYTES = 1 << 20  # per proposal: one fsync of this size takes a few ms; larger ones delay everyone behind
+# What is worth a proposal while another flies. A proposal costs the members about 1.5 ms of processor time together, most of it
+# for messages: with 64 clients, waiting for company saved a third of the time per write, and small groups no latency.
+FULL_GROUP_BYTES = 64 << 10
 MAX_IN_FLIGHT = 4  # proposals under way: the log replicates and syncs them in a pipeline, more only shrink the groups
 
 Propose = Callable[[tuple[Txn, ...]], Awaitable[list[TxnResult]]]
@@ -40,6 +44,7 @@ class Grouping:
     def __init__(self, propose: Propose) -> None:
         self._propose = propose
         self._waiting: deque[_Part] = deque()
+        self._waiting_bytes = 0
         self._flights: set[asyncio.Task[None]] = set()
         self._scheduled = False
         self._closed: StoreError | None = None
@@ -59,6 +64,7 @@ class Grouping:
             size += more
         parts.append(_Part(txns[first:], size, loop.create_future()))
         self._waiting.extend(parts)
+        self._waiting_bytes += sum(part.size for part in parts)
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._launch)
@@ -76,15 +82,20 @@ class Grouping:
 
     def _launch(self) -> None:
         self._scheduled = False
-        while self._waiting and len(self._flights) < MAX_IN_FLIGHT:
+        while self._waiting and self._may_fly():
             group = [self._waiting.popleft()]
             size = group[0].size
             while self._waiting and size + self._waiting[0].size <= GROUP_BYTES:
                 size += self._waiting[0].size
                 group.append(self._waiting.popleft())
+            self._waiting_bytes -= size
             flight = asyncio.get_running_loop().create_task(self._fly(group))
             self._flights.add(flight)
             flight.add_done_callback(self._landed)
+
+    def _may_fly(self) -> bool:
+        flying = len(self._flights)
+        return not flying or (flying < MAX_IN_FLIGHT and self._waiting_bytes >= FULL_GROUP_BYTES)
 
     def _landed(self, flight: asyncio.Task[None]) -> None:
         self._flights.discard(flight)

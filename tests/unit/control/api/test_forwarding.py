@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from control.api.forwarding import LeaderLink, _BrokenError
+from control.api.carrier import BrokenError
+from control.api.forwarding import LeaderLink
 from control.api.leadership import Leadership
 from control.identity import AUTHENTICATED, Caller
 from control.raft.interface import LeaderState
@@ -59,7 +60,7 @@ async def test_the_leader_answers_itself(leadership):
 
 
 async def test_what_was_refused_without_a_leader_is_tried_again(leadership):
-    link = Link(leadership, unavailable("no leader"), _BrokenError("down", never_sent=True), "done")
+    link = Link(leadership, unavailable("no leader"), BrokenError("down", never_sent=True), "done")
     assert await call(link, "Update", pb.UpdateRequest()) == "done"
 
 
@@ -86,7 +87,7 @@ async def test_the_deadline_ends_it(leadership):
     ],
 )
 async def test_what_may_have_happened_and_would_harm_twice_is_not_repeated(leadership, method, request_):
-    link = Link(leadership, _BrokenError("reset", never_sent=False))
+    link = Link(leadership, BrokenError("reset", never_sent=False))
     with pytest.raises(ApiError) as refused:
         await call(link, method, request_)
     assert refused.value.reason == "Timeout"
@@ -94,14 +95,14 @@ async def test_what_may_have_happened_and_would_harm_twice_is_not_repeated(leade
 
 
 async def test_a_repeated_creation_says_that_it_is_one(leadership):
-    link = Link(leadership, _BrokenError("reset", never_sent=False), "done")
+    link = Link(leadership, BrokenError("reset", never_sent=False), "done")
     assert await call(link, "Create", pb.CreateRequest()) == "done"
     first, second = (caller.request_id for caller in link.sent)
     assert first == second != ""
 
 
 async def test_a_deletion_whose_first_try_succeeded_is_done(leadership):
-    link = Link(leadership, _BrokenError("reset", never_sent=False), ApiError("NotFound", "gone"))
+    link = Link(leadership, BrokenError("reset", never_sent=False), ApiError("NotFound", "gone"))
     answer = await call(link, "Delete", pb.DeleteRequest())
     assert answer.outcome == pb.WriteResponse.DELETED
     with pytest.raises(ApiError, match="gone"):
