@@ -26,7 +26,7 @@ class Barrier:
         if self._running is None or self._running.done():
             self._running = _quiet(asyncio.ensure_future(self._barrier()))
             return await asyncio.shield(self._running)
-        if self._next is None or self._next is self._running:
+        if self._next is None or self._next is self._running or self._next.done():
             self._next = _quiet(asyncio.ensure_future(self._after(self._running)))
         return await asyncio.shield(self._next)
 
