@@ -26,6 +26,7 @@ from steersman.v1 import cluster_pb2_grpc, node_pb2_grpc, objects_pb2_grpc, stre
 DEFAULT_TIMEOUT_S = 30.0
 FIRST_BACKOFF_S = 0.02  # a leader change takes about a second: the first tries may be quick
 MAX_BACKOFF_S = 1.0
+MAX_RETIRED = 4  # connections given up that may still carry streams; beyond, the oldest is closed under them
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),  # a list of 10,000 objects in one answer
@@ -36,6 +37,7 @@ CHANNEL_OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.min_reconnect_backoff_ms", 3_000),  # a connection must stand by then: a frozen host accepts and is silent
     ("grpc.use_local_subchannel_pool", 1),
 )
 
@@ -108,6 +110,7 @@ class GrpcTransport:
         self._clock = clock or SystemClock()
         self._entropy = entropy or SystemEntropy()
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._retired: list[grpc.aio.Channel] = []
         self._stubs: dict[tuple[str, str], Any] = {}
         self._at = 0
 
@@ -135,9 +138,21 @@ class GrpcTransport:
             stub = self._stubs[member, service] = _STUBS[service](channel)
         return stub
 
-    def _next_member(self, failed: str) -> None:
-        if self.member == failed:  # another call may have moved on already
-            self._at += 1
+    async def _next_member(self, failed: str, channel: grpc.aio.Channel | None) -> None:
+        """Turn to another member, unless another call has done so already.
+
+        A single address may be a balancer's: then only a new connection reaches another member.
+        """
+        if self.member != failed:
+            return
+        self._at += 1
+        if self.member != failed or channel is None or self._channels.get(failed) is not channel:
+            return
+        del self._channels[failed]
+        self._stubs = {key: stub for key, stub in self._stubs.items() if key[0] != failed}
+        self._retired.append(channel)
+        if len(self._retired) > MAX_RETIRED:
+            await self._retired.pop(0).close()
 
     async def unary(
         self,
@@ -153,15 +168,17 @@ class GrpcTransport:
         while True:
             member = self.member
             call = getattr(self._stub(member, service), method)
+            channel = self._channels.get(member)
             left = deadline - self._clock.monotonic()
             try:
                 return await call(request, timeout=max(left, 0.001), metadata=self._metadata)
             except grpc.aio.AioRpcError as error:
                 problem = ApiError.from_rpc(error)
                 refused = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+                if problem.reason in ("ServiceUnavailable", "Timeout"):
+                    await self._next_member(member, channel)
                 if problem.reason != "ServiceUnavailable" or not (refused or idempotent or _never_sent(error)):
                     raise problem from None
-                self._next_member(member)
                 pause = backoff * (0.5 + self._entropy.jitter() / 2)
                 backoff = min(backoff * 2, MAX_BACKOFF_S)
                 if self._clock.monotonic() + pause >= deadline:
@@ -171,13 +188,14 @@ class GrpcTransport:
     async def stream(self, service: str, method: str, request: Message) -> AsyncIterator[Any]:
         member = self.member
         call = getattr(self._stub(member, service), method)(request, metadata=self._metadata)
+        channel = self._channels.get(member)
         try:
             async for message in call:
                 yield message
         except grpc.aio.AioRpcError as error:
             problem = ApiError.from_rpc(error)
             if problem.reason == "ServiceUnavailable":
-                self._next_member(member)
+                await self._next_member(member, channel)
             raise problem from None
         finally:
             call.cancel()
@@ -187,8 +205,9 @@ class GrpcTransport:
 
     async def close(self) -> None:
         """Close every channel; calls under way fail."""
-        channels, self._channels, self._stubs = self._channels, {}, {}
-        for channel in channels.values():
+        channels = [*self._channels.values(), *self._retired]
+        self._channels, self._retired, self._stubs = {}, [], {}
+        for channel in channels:
             with suppress(Exception):
                 await channel.close()
 
