@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
+from control import offline
 from control.ca import files
 from control.ca.certificates import CertificateError
 from control.config import (
@@ -151,6 +152,10 @@ async def _run(config: MemberConfig) -> int:
     log.info("stopping")
     await member.stop()
     return 0
+
+
+main.add_command(offline.snapshot)
+main.add_command(offline.recover)
 
 
 @main.group()
