@@ -12,24 +12,30 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import functools
 import itertools
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 CONNECT_TIMEOUT_S = 1.0  # a member on the same segment answers in a millisecond or is not there
-DEAD_AFTER_MS = 1_000  # until unacknowledged data closes a connection; kernels on one segment answer at once
+DEAD_AFTER_MS = 1_000  # unacknowledged for so long closes a connection: kernels on one segment answer at once
 CLONE_NEWNET = 0x40000000
 
 
 class Relay(asyncio.Protocol):
-    """One direction's receiving end: what arrives is written to the other side, with back-pressure."""
+    """One end of a relayed connection: what arrives here is written to the other end, with back-pressure.
+
+    What arrives before the other end is there waits, one read of it at most. A half-closed connection goes on in its other direction; when
+    both ends have said that they are done, both are closed.
+    """
 
     def __init__(self) -> None:
         self.peer: Relay | None = None
         self.transport: asyncio.Transport | None = None
-        self.early: list[bytes] = []
+        self.done = False  # its sender has ended
+        self.early = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -43,23 +49,33 @@ class Relay(asyncio.Protocol):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_MS)
 
     def join(self, peer: Relay) -> None:
-        """Pair two ends and pass on what came before the other was there."""
+        """Pair two ends, pass on what came before, and let both read."""
         self.peer, peer.peer = peer, self
         for end, other in ((self, peer), (peer, self)):
-            for data in end.early:
-                assert other.transport is not None
-                other.transport.write(data)
-            end.early.clear()
+            if end.early and other.transport is not None:
+                other.transport.write(end.early)
+                end.early = b""
+            if end.done and other.transport is not None:
+                other.transport.write_eof()
+            if end.transport is not None:
+                end.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        if self.peer is None or self.peer.transport is None:
-            self.early.append(data)
-        else:
+        if self.peer is None:
+            assert self.transport is not None
+            self.early = data
+            self.transport.pause_reading()
+        elif self.peer.transport is not None:
             self.peer.transport.write(data)
 
     def eof_received(self) -> bool:
-        if self.peer is not None and self.peer.transport is not None and self.peer.transport.can_write_eof():
-            self.peer.transport.write_eof()
+        self.done = True
+        peer = self.peer
+        if peer is None:
+            return True  # `join` passes it on
+        if peer.transport is None or peer.done:
+            return False  # closes this end once its output is written, and `connection_lost` the other
+        peer.transport.write_eof()
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -79,7 +95,7 @@ class Relay(asyncio.Protocol):
 class Front(Relay):
     """A client's connection: picks a member."""
 
-    def __init__(self, members: Sequence[tuple[str, int]], turn: itertools.count[int]) -> None:
+    def __init__(self, members: Sequence[tuple[str, int]], turn: Iterator[int]) -> None:
         super().__init__()
         self._members = members
         self._turn = turn
@@ -99,11 +115,15 @@ class Front(Relay):
         first = next(self._turn)
         for i in range(len(self._members)):
             host, port = self._members[(first + i) % len(self._members)]
+            back = Relay()
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    _, back = await loop.create_connection(Relay, host, port)
+                    await loop.create_connection(lambda back=back: back, host, port)  # type: ignore[misc]
             except (OSError, TimeoutError):
                 continue
+            finally:
+                if self.transport is None and back.transport is not None:  # the client went while we dialled
+                    back.transport.abort()
             self.join(back)
             return
         if self.transport is not None:
@@ -132,8 +152,7 @@ async def serve(namespace: str, routes: dict[int, list[tuple[str, int]]]) -> Non
     enter_network(namespace)
     loop = asyncio.get_running_loop()
     for port, members in routes.items():
-        turn = itertools.count()
-        await loop.create_server(lambda members=members, turn=turn: Front(members, turn), sock=sockets[port])  # type: ignore[misc]
+        await loop.create_server(functools.partial(Front, members, itertools.count()), sock=sockets[port])
     await asyncio.Event().wait()
 
 

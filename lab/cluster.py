@@ -12,7 +12,6 @@ import os
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,12 +87,10 @@ def _make_pki(topology: Topology) -> None:
     for host in topology.controls:
         pki = topology.host_directory(host) / "etc" / "pki"
         files.create_member(pki, folder, host.name, [host.address], clock)
-        (pki / "join-token").write_text(token + "\n")
-        (pki / "join-token").chmod(0o600)
+        hosts.write_private(pki / "join-token", token + "\n")
     files.create_user(folder, folder, "admin", ["system:masters"], clock)
-    secrets = topology.directory / "secrets.json"
-    secrets.touch(mode=0o600)
-    secrets.write_text(json.dumps({"join_token": token, "ca_hash": certificates.ca_hash(ca.certificate_pem)}))
+    secrets = {"join_token": token, "ca_hash": certificates.ca_hash(ca.certificate_pem)}
+    hosts.write_private(topology.directory / "secrets.json", json.dumps(secrets))
 
 
 def _start_balancer(topology: Topology) -> None:
@@ -273,14 +270,3 @@ def _host_status(topology: Topology, host: Host) -> dict[str, Any]:
 def start(topology: Topology, host: Host) -> None:
     """Switch a host on again, with the disk that it had."""
     hosts.boot(topology, host, _secrets(topology))
-
-
-def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
-    """Poll a cheap local condition; answers whether it came true in time."""
-    clock = SystemClock()
-    deadline = clock.monotonic() + timeout
-    while not condition():
-        if clock.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True

@@ -28,6 +28,7 @@ from lab.topology import (
 
 BIN = Path(sys.executable).parent
 PKI = "/etc/steersman/pki"
+JOIN_TOKEN = "/etc/steersman/join-token"  # noqa: S105 - where it lies, not what it is
 CONTAINERD_CONFIG = """\
 version = 2
 root = "/var/lib/containerd"
@@ -78,7 +79,7 @@ def _services(topology: Topology, host: Host, secrets: dict[str, str]) -> list[d
     mirror = f"http://{REGISTRY_ADDRESS}:{REGISTRY_PORT}"
     argv = [
         *(str(BIN / "steer-node"), "run", "--name", host.name, "--address", host.address, *servers),
-        *("--token", secrets["join_token"], "--ca-hash", secrets["ca_hash"]),
+        *("--token-file", JOIN_TOKEN, "--ca-hash", secrets["ca_hash"]),
         *("--data-dir", "/var/lib/steersman", "--containerd", "/run/containerd/containerd.sock"),
         *("--registry-mirror", f"registry.lab={mirror}", "--registry-mirror", f"docker.io={mirror}"),
         *("--cgroup-parent", f"{topology.cgroup}/{host.name}"),
@@ -114,13 +115,21 @@ def _description(topology: Topology, host: Host, secrets: dict[str, str]) -> dic
     }
 
 
-def _configure(topology: Topology, host: Host) -> None:
+def _configure(topology: Topology, host: Host, secrets: dict[str, str]) -> None:
     etc = topology.host_directory(host) / "etc"
     etc.mkdir(parents=True, exist_ok=True)
     if host.role == "node":
         (etc / "containerd.toml").write_text(CONTAINERD_CONFIG)
+        write_private(etc / Path(JOIN_TOKEN).name, secrets["join_token"] + "\n")
     elif host.role == "registry":
         (etc / "registry.yml").write_text(REGISTRY_CONFIG)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that nobody but its owner can read, at no moment."""
+    with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        os.fchmod(file.fileno(), 0o600)  # one that was there before may have been readable
+        file.write(text)
 
 
 def boot(topology: Topology, host: Host, secrets: dict[str, str]) -> None:
@@ -129,12 +138,11 @@ def boot(topology: Topology, host: Host, secrets: dict[str, str]) -> None:
     if cgroups.processes(group):
         raise LabError(f"{host.name} is running already")
     segment.plug(topology, host)
-    _configure(topology, host)
+    _configure(topology, host, secrets)
     directory = topology.host_directory(host)
     (directory / "log").mkdir(parents=True, exist_ok=True)
     path = directory / "host.json"
-    path.write_text(json.dumps(_description(topology, host, secrets)))
-    path.chmod(0o600)
+    write_private(path, json.dumps(_description(topology, host, secrets)))
     script = Path(__file__).with_name("host.py")
     argv = [
         *("nsenter", f"--net=/run/netns/{topology.namespace(host)}"),

@@ -63,7 +63,8 @@ class Enrolment:
             return held
         if not token or not ca_hash:
             raise JoinError(
-                f"the node cannot join: {why}, and --token and --ca-hash are not both given (`steer token create` prints both)",
+                f"the node cannot join: {why}, and --token-file (or --token) and --ca-hash are not both given;"
+                " `steer token create` prints both",
                 final=True,
             )
         pause, began = JOIN_RETRY_S, self._clock.monotonic()
@@ -118,6 +119,20 @@ def _mirrors(pairs: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def _token(token: str, token_file: Path | None) -> str:
+    """The join token; from the file if one is named. A file that is gone is no error: a node with a certificate needs none."""
+    if token and token_file is not None:
+        raise click.UsageError("give --token or --token-file, not both")
+    if token_file is None:
+        return token
+    try:
+        return token_file.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(str(error), param_hint="--token-file") from error
+
+
 def _addresses(servers: Sequence[str]) -> list[str]:
     for server in servers:
         try:
@@ -137,8 +152,11 @@ def main() -> None:
 @click.option(
     "--server", "servers", multiple=True, required=True, help="HOST:PORT of a member's gRPC port; repeat for several."
 )
-@click.option("--token", default="", help="Join token; needed until the node has its certificate.")
-@click.option("--ca-hash", default="", help="sha256:… of the cluster's CA certificate; needed with --token.")
+@click.option(
+    "--token-file", type=click.Path(path_type=Path), help="Join token; needed until the node has its certificate."
+)
+@click.option("--token", default="", help="The same on the command line, where every user of this host can read it.")
+@click.option("--ca-hash", default="", help="sha256:… of the cluster's CA certificate; needed to join.")
 @click.option("--data-dir", type=click.Path(path_type=Path), default=Path("/var/lib/steersman"), show_default=True)
 @click.option("--address", required=True, help="The address that other hosts reach this node at.")
 @click.option("--containerd", default="/run/containerd/containerd.sock", show_default=True)
@@ -155,6 +173,7 @@ def run(
     *,
     name: str,
     servers: tuple[str, ...],
+    token_file: Path | None,
     token: str,
     ca_hash: str,
     data_dir: Path,
@@ -167,7 +186,7 @@ def run(
 ) -> None:
     """Join the cluster and run the pods assigned to this node, until told to stop. Pods outlive the agent."""
     logs.setup(log_level.upper())
-    members, mirrors = _addresses(servers), _mirrors(registry_mirrors)
+    members, mirrors, token = _addresses(servers), _mirrors(registry_mirrors), _token(token, token_file)
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
         lock = _lock(data_dir)
