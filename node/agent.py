@@ -17,6 +17,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from node.addresses import AddressBook
 from node.assignments import Assignments, Kill, ReportGone, Start, Update, plan
 from node.checkpoint import Checkpoint, LeaseRecord, NetworkRecord
 from node.events import EventRecorder
+from node.imagecollection import ENOUGH, FULL, ImageUse, too_full
 from node.metrics import NodeMetrics
 from node.nodestatus import AGENT_VERSION, HostFacts, NodeStatus, Observer, allocatable
 from node.podfiles import ResolverConfig
@@ -38,7 +40,8 @@ from node.pods.host import ClusterFacts, NodeFacts, PodHost
 from node.pods.state import PodLocal
 from node.pods.worker import PodWorker
 from node.reporter import Observation, Reporter
-from node.runtime.interface import Image, Runtime
+from node.runtime import reference
+from node.runtime.interface import Image, Runtime, RuntimeFailure
 from node.session import Connect, ControlPlane, Lease
 from node.streams import StreamServer
 from node.volumes import Volumes
@@ -131,6 +134,7 @@ class Agent:
         self._streams = StreamServer(runtime, self._find, logs_root, clock)
         self._status: NodeStatus | None = None
         self._images: list[Image] = []
+        self._image_use = ImageUse()
         self._host = PodHost(
             node=NodeFacts(
                 config.name,
@@ -461,11 +465,44 @@ class Agent:
     async def _node_statuses(self) -> None:
         while True:
             try:
-                self._images = await self._runtime.images()
+                await self._look_at_images()
             except Exception as error:
-                log.debug("the images cannot be listed: %s", error)
+                log.debug("the images cannot be looked after: %s", error)
             self._node_status()
             await self._sleep(NODE_STATUS_PERIOD_S)
+
+    async def _look_at_images(self) -> None:
+        """List them; remove some when the disk is full, until it is no longer."""
+        self._images = await self._runtime.images()
+        self._image_use.observe(
+            [image.name for image in self._images], await self._images_in_use(), self._clock.monotonic()
+        )
+        if not self.assignments.synced or not self._disk_fuller_than(FULL):
+            return
+        for name in self._image_use.removable(self._clock.monotonic()):
+            if not self._disk_fuller_than(ENOUGH):
+                return
+            if name not in await self._images_in_use():
+                log.info("image %s is removed: the disk is full and nothing uses it", name)
+                await self._runtime.remove_image(name)
+        if self._disk_fuller_than(FULL):
+            self._host.events.node(
+                "FreeDiskSpaceFailed",
+                f"More than {FULL:.0%} of the disk is taken, and no unused image is left to remove",
+                warning=True,
+            )
+
+    def _disk_fuller_than(self, share: float) -> bool:
+        return too_full(self._observer.load().disk_available, self._facts.disk, share)
+
+    async def _images_in_use(self) -> set[str]:
+        """Of containers that are here, and of pods that are assigned."""
+        used = {container.image for container in await self._runtime.containers()}
+        for pod in self.assignments.pods.values():
+            for container in (*pod.spec.init_containers, *pod.spec.containers):
+                with suppress(RuntimeFailure):  # a name that is none
+                    used.add(str(reference.parse(container.image)))
+        return used
 
     # --- what belongs to nobody ---
 

@@ -22,7 +22,6 @@ from steersman.v1 import objects_pb2 as pb
 KINDS: dict[str, type[KubeObject]] = {
     kind.KIND: kind for kind in (Pod, ConfigMap, Secret, Node, Namespace, Service, EndpointSlice)
 }
-NETWORK_KINDS = frozenset({"Node", "Namespace", "Service", "EndpointSlice"})
 
 
 @dataclass(slots=True)

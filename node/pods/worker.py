@@ -3,7 +3,7 @@
     sandbox ─► network ─► volumes ─► init containers, one by one ─► all containers ─► … ─► stop ─► clean up
 
 A pod ends in one of three ways: its containers end for good (Succeeded, Failed), the API wants it gone (deletion with a
-grace, or absence at once), or the agent must end it (deadline, fence). All of them go the same road: stop what runs,
+grace, or absence at once), or the agent must end it (deadline, a volume over its limit, fence). All of them go the same road: stop what runs,
 wait for its exits, give back network, volumes and namespaces. The record stays until the API has forgotten the pod,
 so that a pod that ended is not started again.
 
@@ -30,13 +30,14 @@ from node.pods.host import NoAddressError, PodHost
 from node.pods.state import ContainerLocal, PodLocal, Running, Terminated, Waiting
 from node.runtime import interface as rt
 from node.status import pod_status, sidecar
-from node.volumes import VolumeError
+from node.volumes import VolumeError, limited_on_disk
 from steersman.clock import parse_time, rfc3339
 from steersman.types.core import Pod
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+USAGE_PERIOD_S = 10.0  # between looks at emptyDirs with a limit, as the kubelet; a look walks their directories
 TEARDOWN_RETRY_S = 1.0  # between tries to give back what a runtime or kernel that is away still holds
 
 
@@ -170,19 +171,21 @@ class PodWorker:
 
     async def run(self) -> None:
         """Walk the whole road. Returns when nothing of the pod is left on the node but its record and logs."""
-        deadline: asyncio.Task[None] | None = None
+        watches: list[asyncio.Task[None]] = []
         try:
             if not self._over():
                 self.changed()
                 if self.pod.spec.active_deadline_seconds is not None:
-                    deadline = self._spawn(self._deadline(self.pod.spec.active_deadline_seconds))
+                    watches.append(self._spawn(self._deadline(self.pod.spec.active_deadline_seconds)))
+                if any(limited_on_disk(volume) for volume in self.pod.spec.volumes):
+                    watches.append(self._spawn(self._watch_usage()))
                 with suppress(Stopping):
                     await self._set_up()
                     await self._init_containers()
                     await self._containers()
         finally:
-            if deadline is not None:
-                deadline.cancel()
+            for watch in watches:
+                watch.cancel()
         await self._tear_down()
 
     def _over(self) -> bool:
@@ -205,6 +208,15 @@ class PodWorker:
         message = "Pod was active on the node longer than the specified deadline"
         self.host.events.pod(self.pod, "DeadlineExceeded", message, warning=True)
         self.end("DeadlineExceeded", message, float(self.pod.spec.termination_grace_period_seconds))
+
+    async def _watch_usage(self) -> None:
+        """Evict the pod when a volume outgrows its limit."""
+        excess = ""
+        while not excess:
+            await self.host.sleep(USAGE_PERIOD_S)
+            excess = await asyncio.to_thread(self.host.volumes.excess, self.pod)
+        self.host.events.pod(self.pod, "Evicted", excess, warning=True)
+        self.end("Evicted", excess, 0.0)
 
     async def _set_up(self) -> None:
         """Namespaces, address, network, files and volumes; tried again until they are there or the pod stops."""

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 from node.runtime import reference
 from node.runtime.interface import (
     ERR_IMAGE_PULL,
-    ConnectionChanged,
     Container,
     ContainerSpec,
     ExecProcess,
@@ -98,10 +97,6 @@ class FakeRuntime:
         log = self._lines[self._containers[container_id].log_path]
         log += [LogLine(timestamp(self._clock.now()), stream, part.encode()) for part in text.splitlines(keepends=True)]
         self._grow()
-
-    def set_connected(self, connected: bool) -> None:
-        """Let the runtime be lost, or found again."""
-        self._publish(ConnectionChanged(connected))
 
     # --- Runtime ----------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from steersman import config as configuration
 from steersman.clock import Entropy, SystemEntropy
 from steersman.errors import ApiError
 from steersman.transport import DEFAULT_TIMEOUT_S, Duplex, GrpcTransport, Transport
-from steersman.types import KubeObject, Pod
+from steersman.types import KubeObject
 from steersman.v1 import cluster_pb2, streams_pb2
 from steersman.v1 import objects_pb2 as pb
 
@@ -609,16 +609,6 @@ class AsyncClient:
             name=name,
             options=self.options(cause),
         )
-
-    def bind_request(self, pod: Pod, node: str, *, cause: int = 0) -> pb.CreateRequest:
-        """The message that binds a pod to a node, for `batch`. Conflict when it is bound already or another by that name."""
-        binding = {
-            "apiVersion": "v1",
-            "kind": "Binding",
-            "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-        }
-        return self.create_request(binding, pod.namespace, subresource="binding", name=pod.name, cause=cause)
 
     # --- streams and the cluster ---
 

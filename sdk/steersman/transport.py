@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from steersman.clock import Clock, Entropy, SystemClock, SystemEntropy
 from steersman.config import ClusterConfig, ConfigError
 from steersman.errors import DETAILS_KEY, ApiError
-from steersman.v1 import cluster_pb2_grpc, node_pb2_grpc, objects_pb2_grpc, streams_pb2_grpc
+from steersman.v1 import cluster_pb2_grpc, encryption_pb2_grpc, node_pb2_grpc, objects_pb2_grpc, streams_pb2_grpc
 
 DEFAULT_TIMEOUT_S = 30.0
 FIRST_BACKOFF_S = 0.02  # a leader change takes about a second: the first tries may be quick
@@ -45,6 +45,7 @@ _STUBS: dict[str, Any] = {
     "Objects": objects_pb2_grpc.ObjectsStub,
     "Streams": streams_pb2_grpc.StreamsStub,
     "Cluster": cluster_pb2_grpc.ClusterStub,
+    "Encryption": encryption_pb2_grpc.EncryptionStub,
     "NodeGateway": node_pb2_grpc.NodeGatewayStub,
 }
 
@@ -53,7 +54,6 @@ class Duplex(Protocol):
     """Both directions of a byte stream."""
 
     async def send(self, frame: Message) -> None: ...
-    async def done_sending(self) -> None: ...
     async def receive(self) -> Any:
         """The next frame, or None at the end. Raises ApiError."""
         ...
@@ -229,9 +229,6 @@ class GrpcDuplex:
             await self._call.write(frame)
         except grpc.aio.AioRpcError as error:
             raise ApiError.from_rpc(error) from None
-
-    async def done_sending(self) -> None:
-        await self._call.done_writing()
 
     async def receive(self) -> Any:
         try:

@@ -188,6 +188,12 @@ class Node:
         self.runtime.exit((await self.running(name)).id, code, reason)
         await settle()
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Let time pass until something holds that also needs a thread to get its turn."""
+        async with asyncio.timeout(10):
+            while not condition():
+                await self.time.advance(1)
+
     def told(self, reason: str) -> list[str]:
         return [event["message"] for event in self.events if event["reason"] == reason]
 

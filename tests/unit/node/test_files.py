@@ -166,3 +166,29 @@ def test_a_lease_counts_only_within_its_boot(tmp_path: Path) -> None:
     checkpoint.save_lease(LeaseRecord("boot-1", 12.5, 8.0))
     assert checkpoint.load_lease("boot-1") == LeaseRecord("boot-1", 12.5, 8.0)
     assert checkpoint.load_lease("boot-2") is None
+
+
+def test_a_volume_on_the_disk_is_held_to_its_limit_by_what_it_takes(tmp_path: Path, pod: Any) -> None:
+    volumes = Volumes(tmp_path)
+    wanted = Pod.from_dict(
+        pod(
+            volumes=[
+                {"name": "free", "emptyDir": {}},
+                {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1"}},
+                {"name": "cache", "emptyDir": {"sizeLimit": "64Ki"}},
+            ]
+        )
+    )
+    for name in ("free", "memory", "cache/deep"):
+        (tmp_path / "uid-web" / "volumes" / name).mkdir(parents=True)
+        (tmp_path / "uid-web" / "volumes" / name / "small").write_bytes(b"x" * 8192)
+    (tmp_path / "uid-web" / "volumes" / "free" / "big").write_bytes(b"x" * (1 << 20))
+    cache = tmp_path / "uid-web" / "volumes" / "cache"
+    (cache / "holes").touch()
+    os.truncate(cache / "holes", 1 << 30)
+    (cache / "out").symlink_to(tmp_path / "uid-web" / "volumes" / "free")
+    for number in range(20):
+        (cache / f"again-{number}").hardlink_to(cache / "deep" / "small")
+    assert volumes.excess(wanted) == ""
+    (cache / "deep" / "large").write_bytes(b"x" * (64 << 10))
+    assert volumes.excess(wanted) == 'Usage of EmptyDir volume "cache" exceeds the limit "64Ki".'

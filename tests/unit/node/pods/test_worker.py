@@ -295,3 +295,15 @@ async def test_a_startup_probe_holds_back_the_others(node: Any, pod: Any) -> Non
     await node.time.advance(1)
     assert main(worker.status())["started"]
     assert main(worker.status())["ready"]
+
+
+async def test_a_pod_whose_volume_outgrows_its_limit_is_evicted(node: Any, pod: Any) -> None:
+    worker = await node.start(pod(volumes=[{"name": "cache", "emptyDir": {"sizeLimit": "64Ki"}}]))
+    await node.time.advance(11)
+    assert worker.status()["phase"] == "Running"
+    (node.root / "pods" / "uid-web" / "volumes" / "cache" / "large").write_bytes(b"x" * (128 << 10))
+    await node.until(lambda: worker.torn_down)
+    status = worker.status()
+    assert (status["phase"], status["reason"]) == ("Failed", "Evicted")
+    assert status["message"] == 'Usage of EmptyDir volume "cache" exceeds the limit "64Ki".'
+    assert node.told("Evicted") == [status["message"]]
