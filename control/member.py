@@ -24,6 +24,7 @@ from control import admission, bootstrap, identity
 from control.api.carried import ForwardingServicer
 from control.api.cluster import ClusterHandlers
 from control.api.context import ApiContext, ClusterNetwork
+from control.api.encryption import EncryptionHandlers, KeyKeeper
 from control.api.forwarding import LeaderLink
 from control.api.grpc_server import GrpcServer
 from control.api.handlers import Handlers
@@ -32,7 +33,7 @@ from control.api.local import LocalTransport
 from control.api.members import MemberAddresses, Members
 from control.api.membership import MembershipHandlers
 from control.api.rest import Checks, RestServer
-from control.api.servicers import ClusterServicer, Gatekeeper, ObjectsServicer
+from control.api.servicers import ClusterServicer, EncryptionServicer, Gatekeeper, ObjectsServicer
 from control.api.snapshots import SnapshotHandlers
 from control.ca.certificates import CertificateError, is_past_half, load_certificate, server_names
 from control.ca.files import PkiFolder, renew_member
@@ -53,7 +54,7 @@ from control.store.mvcc import Budget
 from steersman.client import AsyncClient
 from steersman.clock import Clock, Entropy
 from steersman.errors import ApiError
-from steersman.v1 import cluster_pb2, cluster_pb2_grpc, objects_pb2_grpc
+from steersman.v1 import cluster_pb2, cluster_pb2_grpc, encryption_pb2_grpc, objects_pb2_grpc
 
 log = logging.getLogger("control.member")
 
@@ -104,6 +105,7 @@ class Member:
             kubernetes_version=KUBERNETES_VERSION,
         )
         self._membership = MembershipHandlers(self.context, self.store.raft, self.members)
+        self._encryption = EncryptionHandlers(self.context, self.store.raft)
         self._snapshots = SnapshotHandlers(self.context, self.store.raft, clock, version=VERSION)
         self.caller = identity.member(config.name)
         self.client = AsyncClient(LocalTransport(self.handlers, self.caller), entropy=entropy)
@@ -144,6 +146,7 @@ class Member:
         objects = ObjectsServicer(self.handlers, self._link, gatekeeper, self.clock)
         self._forwarded = ForwardingServicer(self.handlers, gatekeeper, self.clock)
         cluster = ClusterServicer(self._cluster, self._membership, self._snapshots, self._link, gatekeeper, self.clock)
+        encryption = EncryptionServicer(self._encryption, self._link, gatekeeper, self.clock)
         self._grpc = GrpcServer(
             config.grpc_listen,
             self._pki,
@@ -151,6 +154,7 @@ class Member:
                 lambda server: objects_pb2_grpc.add_ObjectsServicer_to_server(objects, server),
                 lambda server: cluster_pb2_grpc.add_ClusterServicer_to_server(cluster, server),
                 self._forwarded.add_to,
+                lambda server: encryption_pb2_grpc.add_EncryptionServicer_to_server(encryption, server),
                 self.gateway.add_to,
             ),
         )
@@ -177,6 +181,7 @@ class Member:
             ("announcement", self._announce),
             ("leader", self._lead_when_leading),
             ("certificate", self._renew_certificate),
+            ("encryption", self._keep_keys),
         ):
             self._tasks.append(asyncio.create_task(self._supervise(name, part), name=name))
         log.info(
@@ -307,6 +312,25 @@ class Member:
     def _addresses(self) -> MemberAddresses:
         return MemberAddresses(self.config.advertised_grpc, self.config.advertised_rest)
 
+    async def _keep_keys(self) -> None:
+        """Follow the file of encryption keys, and rotations."""
+
+        async def tell(request: Any) -> Any:
+            report = self._encryption.report
+            return await self._link.call(
+                "Encryption", "ReportEncryption", request, self.caller, report, ANNOUNCE_EVERY_S
+            )
+
+        await KeyKeeper(
+            self.config.name,
+            self.store,
+            self.store.raft,
+            self.config.data_dir,
+            lambda: _encryption_keys(self._pki, self.config),
+            tell,
+            self.clock,
+        ).run()
+
     async def _renew_certificate(self) -> None:
         """Renew this member's certificate at half of its life; servers present the new one at the next handshake."""
         while True:
@@ -400,13 +424,13 @@ async def _cancelled(task: asyncio.Task[Any]) -> None:
 
 
 def _encryption_keys(pki: PkiFolder, config: MemberConfig) -> Sequence[EncryptionKey]:
-    """What is to be encrypted needs keys; what was encrypted once, is read with them also when nothing is any more. Raises ConfigError."""
+    """What is to be encrypted needs keys; what was encrypted once, is read with them also when nothing is any more. Raises CertificateError."""
     if not config.encrypt and not pki.encryption_keys.exists():
         return ()
     try:
         return pki.keys()
     except CertificateError as error:
-        raise ConfigError(
+        raise CertificateError(
             f"{error}: every member needs the same keys; `steer-control pki encryption-key --dir P` makes the first, "
             "--encrypt none does without"
         ) from None

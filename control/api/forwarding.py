@@ -31,7 +31,7 @@ from control.identity import Caller, forwarded_metadata
 from steersman.clock import Clock, Entropy
 from steersman.errors import DETAILS_KEY, ApiError
 from steersman.transport import CHANNEL_OPTIONS
-from steersman.v1 import cluster_pb2_grpc, objects_pb2_grpc
+from steersman.v1 import cluster_pb2_grpc, encryption_pb2_grpc, objects_pb2_grpc
 from steersman.v1 import objects_pb2 as pb
 
 DEFAULT_DEADLINE_S: Final = 30.0  # of calls whose client set none
@@ -45,6 +45,7 @@ Addresses = Callable[[str], str]  # a member's name -> its gRPC address; "" when
 _STUBS: Final[Mapping[str, Any]] = {
     "Objects": objects_pb2_grpc.ObjectsStub,
     "Cluster": cluster_pb2_grpc.ClusterStub,
+    "Encryption": encryption_pb2_grpc.EncryptionStub,
 }
 _CREATES: Final = frozenset(("Create",))
 _REPEATABLE: Final = frozenset(
@@ -55,6 +56,9 @@ _REPEATABLE: Final = frozenset(
         "Status",
         "ListJoinTokens",
         "Announce",
+        "EncryptionStatus",
+        "ReportEncryption",
+        "RotateEncryption",
         "RevokeJoinToken",
         "Members",
         "AddMember",

@@ -20,7 +20,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from control.ca.files import PkiFolder
-from steersman.v1 import cluster_pb2, node_pb2, objects_pb2, streams_pb2
+from steersman.v1 import cluster_pb2, encryption_pb2, node_pb2, objects_pb2, streams_pb2
 
 log = logging.getLogger("control.api")
 
@@ -42,6 +42,7 @@ SERVICES: Final = tuple(
         (objects_pb2, "Objects"),
         (streams_pb2, "Streams"),
         (cluster_pb2, "Cluster"),
+        (encryption_pb2, "Encryption"),
         (node_pb2, "NodeGateway"),
     )
 )

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from control import metrics
 from control.api.cluster import ClusterHandlers
+from control.api.encryption import EncryptionHandlers
 from control.api.forwarding import LeaderLink
 from control.api.handlers import Handlers
 from control.api.membership import MembershipHandlers
@@ -24,7 +25,7 @@ from control.api.snapshots import SnapshotHandlers
 from control.identity import Caller, SubjectCache, from_auth_context, speaking_for
 from steersman.clock import Clock
 from steersman.errors import DETAILS_KEY, ApiError
-from steersman.v1 import cluster_pb2_grpc, objects_pb2_grpc
+from steersman.v1 import cluster_pb2_grpc, encryption_pb2_grpc, objects_pb2_grpc
 
 log = logging.getLogger("control.api")
 
@@ -251,5 +252,31 @@ class ClusterServicer(_Servicer, cluster_pb2_grpc.ClusterServicer):
     ) -> Any:
         async def by_leader(asked: Message, caller: Caller) -> Any:
             return await self._link.call("Cluster", method, asked, caller, local, context.time_remaining())
+
+        return await self._unary(method, context, by_leader, request)
+
+
+class EncryptionServicer(_Servicer, encryption_pb2_grpc.EncryptionServicer):
+    """The leader's to do."""
+
+    def __init__(self, handlers: EncryptionHandlers, link: LeaderLink, gatekeeper: Gatekeeper, clock: Clock) -> None:
+        super().__init__(gatekeeper, clock)
+        self._handlers = handlers
+        self._link = link
+
+    async def EncryptionStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._by_leader("EncryptionStatus", context, self._handlers.status, request)
+
+    async def RotateEncryption(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._by_leader("RotateEncryption", context, self._handlers.rotate, request)
+
+    async def ReportEncryption(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._by_leader("ReportEncryption", context, self._handlers.report, request)
+
+    async def _by_leader(
+        self, method: str, context: Any, local: Callable[[Any, Caller], Awaitable[Any]], request: Message
+    ) -> Any:
+        async def by_leader(asked: Message, caller: Caller) -> Any:
+            return await self._link.call("Encryption", method, asked, caller, local, context.time_remaining())
 
         return await self._unary(method, context, by_leader, request)
