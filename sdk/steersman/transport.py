@@ -54,7 +54,6 @@ class Duplex(Protocol):
     """Both directions of a byte stream."""
 
     async def send(self, frame: Message) -> None: ...
-    async def done_sending(self) -> None: ...
     async def receive(self) -> Any:
         """The next frame, or None at the end. Raises ApiError."""
         ...
@@ -230,9 +229,6 @@ class GrpcDuplex:
             await self._call.write(frame)
         except grpc.aio.AioRpcError as error:
             raise ApiError.from_rpc(error) from None
-
-    async def done_sending(self) -> None:
-        await self._call.done_writing()
 
     async def receive(self) -> Any:
         try:

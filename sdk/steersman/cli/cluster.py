@@ -109,7 +109,7 @@ def token() -> None:
 @output_option
 @click.pass_obj
 def create(session: Session, ttl: str, uses: int, description: str, output: str) -> None:
-    """Make a token and show the command line that joins a node with it."""
+    """Make a token, on standard output, and show the command line that joins a node with a file that holds it."""
     ttl_seconds = seconds_of(ttl)
 
     async def work(client: AsyncClient) -> tuple[pb.JoinToken, pb.ClusterStatus]:
@@ -125,7 +125,7 @@ def create(session: Session, ttl: str, uses: int, description: str, output: str)
         return
     click.echo(made.token)
     where = " ".join(f"--server {address}" for address in servers)
-    click.echo(f"steer-node run --name NAME {where} --token {made.token} --ca-hash {made.ca_hash}", err=True)
+    click.echo(f"steer-node run --name NAME {where} --token-file FILE --ca-hash {made.ca_hash}", err=True)
 
 
 @token.command("list")
