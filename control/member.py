@@ -33,7 +33,7 @@ from control.api.local import LocalTransport
 from control.api.members import MemberAddresses, Members
 from control.api.membership import MembershipHandlers
 from control.api.rest import Checks, RestServer
-from control.api.servicers import ClusterServicer, EncryptionServicer, Gatekeeper, ObjectsServicer
+from control.api.servicers import ClusterServicer, EncryptionServicer, ObjectsServicer
 from control.api.snapshots import SnapshotHandlers
 from control.ca.certificates import CertificateError, is_past_half, load_certificate, server_names
 from control.ca.files import PkiFolder, renew_member
@@ -47,6 +47,7 @@ from control.identity import Caller
 from control.raft.interface import RaftConfig, StateMachine, TlsFiles
 from control.raft.metrics import RaftMetrics
 from control.raft.node import RaftNode
+from control.rpc import Gatekeeper
 from control.store.embedded import EmbeddedStore
 from control.store.encryption import EncryptionKey, Sealer
 from control.store.interface import StoreError

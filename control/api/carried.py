@@ -18,8 +18,8 @@ from control import metrics
 from control.api import forwarding_pb2 as fpb
 from control.api import forwarding_pb2_grpc as rpc
 from control.api.handlers import Handlers
-from control.api.servicers import Gatekeeper, refuse
 from control.identity import Caller
+from control.rpc import Gatekeeper, refuse
 from steersman.clock import Clock
 from steersman.errors import ApiError
 from steersman.v1 import objects_pb2 as pb

@@ -8,10 +8,9 @@ internal error, never shown; the request is counted by verb and outcome.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Final, NoReturn
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -22,59 +21,11 @@ from control.api.forwarding import LeaderLink
 from control.api.handlers import Handlers
 from control.api.membership import MembershipHandlers
 from control.api.snapshots import SnapshotHandlers
-from control.identity import Caller, SubjectCache, from_auth_context, speaking_for
+from control.identity import Caller
+from control.rpc import Gatekeeper, internal_error, refuse
 from steersman.clock import Clock
-from steersman.errors import DETAILS_KEY, ApiError
+from steersman.errors import ApiError
 from steersman.v1 import cluster_pb2_grpc, encryption_pb2_grpc, objects_pb2_grpc
-
-log = logging.getLogger("control.api")
-
-# Trailing metadata is limited to 8 KiB; the sentence travels three times, percent-encoded once.
-MESSAGE_LIMIT: Final = 1_000  # characters
-TRAILER_LIMIT: Final = 4_000  # bytes
-
-
-class Gatekeeper:
-    """Tells who is calling."""
-
-    def __init__(self) -> None:
-        self._subjects = SubjectCache()
-
-    def caller(self, context: Any) -> Caller:
-        """The peer, or whom it speaks for. Raises ApiError."""
-        peer = from_auth_context(context.auth_context(), self._subjects)
-        try:
-            return speaking_for(peer, context.invocation_metadata() or ())
-        except (PermissionError, ValueError) as error:
-            raise ApiError("Forbidden", str(error)) from None
-
-
-async def refuse(context: Any, error: ApiError) -> NoReturn:
-    """End a call with an error."""
-    error = _shortened(error)
-    await context.abort(error.grpc_code, error.message, ((DETAILS_KEY, error.trailer()),))
-    raise AssertionError("abort raises")
-
-
-def _shortened(error: ApiError) -> ApiError:
-    """The error as it fits into trailing metadata."""
-    message, causes = error.message, error.causes
-    if len(message) > MESSAGE_LIMIT:
-        message = message[:MESSAGE_LIMIT] + "…"
-    while True:
-        short = ApiError(
-            error.reason,
-            message,
-            code=error.code,
-            group=error.group[:MESSAGE_LIMIT],
-            kind=error.kind[:MESSAGE_LIMIT],
-            name=error.name[:MESSAGE_LIMIT],
-            causes=causes,
-            retry_after=error.retry_after,
-        )
-        if not causes or len(short.trailer()) <= TRAILER_LIMIT:
-            return short
-        causes = causes[: len(causes) // 2]
 
 
 class _Servicer:
@@ -97,10 +48,8 @@ class _Servicer:
         except asyncio.CancelledError:
             code = "Cancelled"
             raise
-        except Exception:
-            log.exception("%s failed", verb)
-            code = "InternalError"
-            problem = ApiError("InternalError", f"internal error in {verb}: this member's log has the details")
+        except Exception as failure:
+            code, problem = "InternalError", internal_error(verb, failure)
         finally:
             metrics.observe("grpc", verb, code, self._clock.monotonic() - started)
         return await refuse(context, problem)
@@ -121,10 +70,8 @@ class _Servicer:
         except (asyncio.CancelledError, GeneratorExit):
             code = "Cancelled"
             raise
-        except Exception:
-            log.exception("%s failed", verb)
-            code = "InternalError"
-            problem = ApiError("InternalError", f"internal error in {verb}: this member's log has the details")
+        except Exception as failure:
+            code, problem = "InternalError", internal_error(verb, failure)
         finally:
             metrics.STREAMS.labels(verb).dec()
             metrics.REQUESTS.labels("grpc", verb, code).inc()

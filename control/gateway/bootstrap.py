@@ -10,8 +10,8 @@ from typing import Any
 from control.ca.certificates import CertificateAuthority, CertificateError
 from control.ca.tokens import JoinTokens, TokenError
 from control.gateway.heartbeats import Heartbeats
-from control.gateway.rpc import refuse
 from control.identity import NODE_PREFIX
+from control.rpc import refuse
 from control.store.interface import NoLeaderError, StoreError
 from steersman.clock import Clock
 from steersman.errors import ApiError, bad_request, unavailable

@@ -28,11 +28,11 @@ from control.gateway.bootstrap import Bootstrap
 from control.gateway.feed import Feeds
 from control.gateway.heartbeats import Heartbeats
 from control.gateway.reports import StatusWriter
-from control.gateway.rpc import refuse
 from control.gateway.sessions import Sessions
 from control.gateway.settings import GatewaySettings
 from control.gateway.streams import Bridges, Frame
-from control.identity import Caller, SubjectCache, forwarded_metadata, from_auth_context, speaking_for
+from control.identity import Caller, forwarded_metadata
+from control.rpc import Gatekeeper, refuse, stream
 from steersman.client import AsyncClient
 from steersman.clock import Clock, Entropy
 from steersman.errors import ApiError, unavailable
@@ -96,7 +96,7 @@ class Gateway:
         clock: Clock,
         entropy: Entropy,
         settings: GatewaySettings | None = None,
-        subjects: SubjectCache | None = None,
+        gatekeeper: Gatekeeper | None = None,
     ) -> None:
         self.settings = settings or GatewaySettings()
         self.heartbeats = heartbeats
@@ -104,7 +104,7 @@ class Gateway:
         self._cluster = cluster
         self._authorize = authorize
         self._entropy = entropy
-        self._subjects = subjects or SubjectCache()
+        self._gatekeeper = gatekeeper or Gatekeeper()
         self._term: _Term | None = None
         self.bootstrap = Bootstrap(
             authority, tokens, heartbeats, cluster.member_addresses, clock, self.settings.lease_s, self.term
@@ -127,7 +127,6 @@ class Gateway:
     async def lead(self) -> None:
         """Do the leader's part until cancelled."""
         term = _Term(self._client, self.heartbeats, self.settings, self._entropy)
-        self.heartbeats.clear()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(term.feeds.run())
@@ -139,7 +138,6 @@ class Gateway:
             self._term = None
             term.sessions.end_all(unavailable(NOT_LEADING))
             term.bridges.close_all()
-            self.heartbeats.clear()
 
     # --- what the servicers share ---
 
@@ -159,11 +157,7 @@ class Gateway:
 
     def caller(self, context: Any) -> Caller:
         """Who calls. Raises ApiError for a call that claims to be forwarded and is not."""
-        peer = from_auth_context(context.auth_context(), self._subjects)
-        try:
-            return speaking_for(peer, tuple(context.invocation_metadata() or ()))
-        except PermissionError as error:
-            raise ApiError("Forbidden", str(error)) from None
+        return self._gatekeeper.caller(context)
 
     def node(self, context: Any) -> str:
         """The node that calls. Raises ApiError for anybody else."""
@@ -190,19 +184,16 @@ class _NodeGateway(node_pb2_grpc.NodeGatewayServicer):
         self._gateway = gateway
 
     async def Session(self, _requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
-        try:
-            node = self._gateway.node(context)
-            await self._gateway.term().sessions.serve(node, context)
-        except ApiError as error:
-            leader = self._gateway.leader if error.reason == "ServiceUnavailable" else ""
-            await refuse(context, error, leader)
+        gateway = self._gateway
+        async with stream("Session", context, lambda: gateway.leader):
+            node = gateway.node(context)
+            await gateway.term().sessions.serve(node, context)
 
     async def Stream(self, _requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
-        try:
-            node = self._gateway.node(context)
-            await self._gateway.term().bridges.serve_agent(node, context)
-        except ApiError as error:
-            await refuse(context, error)
+        gateway = self._gateway
+        async with stream("Stream", context):
+            node = gateway.node(context)
+            await gateway.term().bridges.serve_agent(node, context)
 
     async def Renew(self, request: node_pb2.RenewRequest, context: Any) -> node_pb2.JoinResponse:  # noqa: N802
         try:
@@ -218,36 +209,34 @@ class _Streams(streams_pb2_grpc.StreamsServicer):
         self._gateway = gateway
 
     async def Logs(self, request: streams_pb2.LogsRequest, context: Any) -> None:  # type: ignore[override]  # noqa: N802
-        try:
-            caller = self._gateway.caller(context)
-            self._gateway.authorize(caller, "get", request.namespace, request.pod, "log")
-            if self._gateway.leading:
-                await self._gateway.term().bridges.logs(request, context)
+        gateway = self._gateway
+        async with stream("Logs", context):
+            caller = gateway.caller(context)
+            gateway.authorize(caller, "get", request.namespace, request.pod, "log")
+            if gateway.leading:
+                await gateway.term().bridges.logs(request, context)
                 return
-            call = self._gateway.leader_streams().Logs(request, metadata=forwarded_metadata(caller))
+            call = gateway.leader_streams().Logs(request, metadata=forwarded_metadata(caller))
             await _relay(call, context)
-        except ApiError as error:
-            await refuse(context, error)
 
     async def Exec(self, _requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
-        try:
-            caller = self._gateway.caller(context)
+        gateway = self._gateway
+        async with stream("Exec", context):
+            caller = gateway.caller(context)
             first = await context.read()
             if first is grpc.aio.EOF or first.WhichOneof("frame") != "exec":
                 raise ApiError("BadRequest", "the first frame of Exec holds `exec`")
-            self._gateway.authorize(caller, "create", first.exec.namespace, first.exec.pod, "exec")
-            if self._gateway.leading:
-                await self._gateway.term().bridges.exec(first, context)
+            gateway.authorize(caller, "create", first.exec.namespace, first.exec.pod, "exec")
+            if gateway.leading:
+                await gateway.term().bridges.exec(first, context)
                 return
-            call = self._gateway.leader_streams().Exec(metadata=forwarded_metadata(caller))
+            call = gateway.leader_streams().Exec(metadata=forwarded_metadata(caller))
             feeding = asyncio.create_task(_carry(first, context, call))
             try:
                 await _relay(call, context)
             finally:
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
-        except ApiError as error:
-            await refuse(context, error)
 
 
 async def _relay(call: Any, context: Any) -> None:
@@ -256,17 +245,13 @@ async def _relay(call: Any, context: Any) -> None:
         while (message := await call.read()) is not grpc.aio.EOF:
             await context.write(message)
         if await call.code() is not grpc.StatusCode.OK:
-            raise ApiError.from_rpc(
-                _error_of(call, await call.code(), await call.trailing_metadata(), await call.details())
-            )
+            trailing, details = await call.trailing_metadata(), await call.details()
+            ended = grpc.aio.AioRpcError(await call.code(), grpc.aio.Metadata(), trailing, details=details)
+            raise ApiError.from_rpc(ended)
     except grpc.aio.AioRpcError as error:
         raise ApiError.from_rpc(error) from None
     finally:
         call.cancel()
-
-
-def _error_of(_call: Any, code: Any, trailing: Any, details: Any) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details=details)
 
 
 async def _carry(first: Frame, context: Any, call: Any) -> None:

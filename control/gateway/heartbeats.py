@@ -5,6 +5,10 @@ leader would not know of it. Sessions end when a member stops leading, and a mem
 an election time-out (about a second); a new leader counts a node's silence from the start of its own term at the
 earliest and grants a margin on top of the lease that is longer than that. So whatever the old leader acknowledged last
 is over before the new one calls a node lost.
+
+Nothing is ever forgotten here. What was heard in an earlier term is older than the start of the present one, which counts
+instead; and what was heard in this one must outlive a gateway that fails and is started again, or nodes that hold a
+good lease would be called lost.
 """
 
 from __future__ import annotations
@@ -29,7 +33,3 @@ class Heartbeats:
     def last(self, node_name: str) -> float | None:
         """When this leader last heard from the node; None: never."""
         return self._last.get(node_name)
-
-    def clear(self) -> None:
-        """A term begins or ends: what was heard before says nothing about it."""
-        self._last.clear()

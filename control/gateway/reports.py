@@ -5,6 +5,9 @@ the next one gathers. Every write carries the uid and the revision that it build
 status is replaced whole but for the conditions that others write, and when somebody else wrote meanwhile it is built
 again on the newer object. A report about a pod that is gone, or about another one of the same name, is answered with an
 error and forgotten.
+
+What is written here has the authority of the control plane, so an agent chooses nothing but what is its own: the status of
+pods bound to its node, of its Node, and Events. Whatever else a report holds is refused, and no report can stop the writer.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import msgspec
 from control.gateway.documents import AGENT_CONDITIONS, NodeDocument, PodDocument
 from control.gateway.feed import Feeds
 from steersman.client import AsyncClient, WriteResult
-from steersman.errors import ApiError, conflict, not_found
+from steersman.errors import ApiError, conflict, forbidden, not_found
 from steersman.types import Event, Pod
 from steersman.v1 import node_pb2
 from steersman.v1 import objects_pb2 as pb
@@ -33,6 +36,9 @@ RETRY_S = 0.1  # before writes that the log could not take are tried again
 TRANSIENT = ("ServiceUnavailable", "Timeout", "TooManyRequests")  # refusals that say nothing about the write itself
 ATTEMPTS = 5  # at building a status on an object that others change meanwhile
 NODE_CONDITIONS = frozenset({"Ready", "MemoryPressure", "DiskPressure", "PIDPressure"})  # the agent's
+
+# What reading a report of the wrong shape raises; nothing else of an agent's is run.
+UNREADABLE = (msgspec.MsgspecError, ValueError, AttributeError, TypeError, LookupError, RecursionError)
 
 Write = pb.CreateRequest | pb.UpdateRequest | pb.DeleteRequest
 
@@ -105,7 +111,7 @@ class StatusWriter:
                 write = intent.build()
             except ApiError as error:
                 self._done(intent, error=error)
-            except (msgspec.MsgspecError, ValueError, AttributeError, TypeError) as error:
+            except UNREADABLE as error:
                 self._done(intent, error=ApiError("BadRequest", f"the agent's report does not parse: {error}"))
             else:
                 if write is None:
@@ -169,7 +175,7 @@ class StatusWriter:
             body: dict[str, Any] = msgspec.json.decode(held.raw)
             reported: dict[str, Any] = msgspec.json.decode(status.status_json)
             foreign = held.foreign_conditions()
-            own = [c for c in reported.get("conditions") or () if c["type"] in AGENT_CONDITIONS]
+            own = [c for c in reported.get("conditions") or () if c.get("type") in AGENT_CONDITIONS]
             body["status"] = {**reported, "conditions": [*own, *foreign]}
             return pb.UpdateRequest(
                 object=pb.Object(json=msgspec.json.encode(body)),
@@ -226,6 +232,14 @@ def _repeat(intent: _Intent, problem: ApiError | None) -> bool:
     return False
 
 
+class _Kind(msgspec.Struct, gc=False, rename="camel"):
+    api_version: str
+    kind: str
+
+
+_kind = msgspec.json.Decoder(_Kind)
+
+
 class _EventWrite:
     """An Event: created when it is new, replaced (with its higher count) when it was told before."""
 
@@ -236,15 +250,17 @@ class _EventWrite:
         self.exists: bool | None = None
 
     def __call__(self) -> Write | None:
+        told = _kind.decode(self._document)
+        if (told.api_version, told.kind) != (Event.API_VERSION, Event.KIND):
+            raise forbidden("events", "", f"a report of events holds a {told.api_version} {told.kind}")
         event = Event.decode(self._document)
         if self.exists is None:
             self.exists = event.count > 1
         if self.exists:
             return pb.UpdateRequest(object=pb.Object(json=self._document), options=_options(self._node, 0))
-        request = pb.CreateRequest(
+        return pb.CreateRequest(
             object=pb.Object(json=self._document), namespace=event.namespace, options=_options(self._node, 0)
         )
-        return request
 
 
 def _options(node: str, observed: int) -> pb.WriteOptions:

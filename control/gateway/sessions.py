@@ -16,11 +16,13 @@ from typing import Any
 import grpc.aio
 import msgspec
 
+from control.admission.nodes import RESTRICTED
 from control.gateway.documents import NodeDocument
 from control.gateway.feed import Feed, Feeds
 from control.gateway.heartbeats import Heartbeats
 from control.gateway.reports import StatusWriter, node_status_request
 from control.gateway.settings import GatewaySettings
+from control.rpc import Pen
 from steersman.client import AsyncClient
 from steersman.errors import ApiError, bad_request, forbidden
 from steersman.types import Node
@@ -31,6 +33,20 @@ log = logging.getLogger(__name__)
 COALESCE_S = 0.002  # between a change and its sending: what one controller round changes travels together
 HELLO_TIMEOUT_S = 5.0
 ENSURE_ATTEMPTS = 5  # at bringing the Node object in line while others change it
+
+
+class _HelloMetadata(msgspec.Struct):
+    labels: dict[str, str] = {}
+
+
+class _HelloNode(msgspec.Struct):
+    """What counts of the Node document in a Hello."""
+
+    metadata: _HelloMetadata
+    status: dict[str, Any] = {}
+
+
+_hello = msgspec.json.Decoder(_HelloNode)
 
 
 class Session:
@@ -54,17 +70,17 @@ class Session:
     async def ended(self) -> None:
         await self._ended.wait()
 
-    async def write(self, context: Any) -> None:
+    async def write(self, pen: Pen) -> None:
         """Send until cancelled."""
         while True:
             await self.feed.pending.wait()
             if not self._urgent:
                 await asyncio.sleep(COALESCE_S)
             while self._urgent:
-                await context.write(self._urgent.popleft())
+                await pen.write(self._urgent.popleft())
             changes = self.feed.take()
             if changes is not None:
-                await context.write(node_pb2.GatewayMessage(changes=changes))
+                await pen.write(node_pb2.GatewayMessage(changes=changes))
             if self._urgent:
                 self.feed.pending.set()
 
@@ -114,12 +130,13 @@ class Sessions:
             before.end(ApiError("Conflict", f'node "{node}" began another session'))
         session = self._sessions[node] = Session(node, self._feeds.open(node))
         log.info("node %s begins a session (agent %s)", node, hello.agent_version)
+        pen = Pen(context)
         tasks: list[asyncio.Task[Any]] = []
         try:
-            await context.write(node_pb2.GatewayMessage(welcome=self._welcome(pod_cidr)))
+            await pen.write(node_pb2.GatewayMessage(welcome=self._welcome(pod_cidr)))
             session.feed.pending.set()
             tasks = [
-                asyncio.create_task(session.write(context)),
+                asyncio.create_task(session.write(pen)),
                 asyncio.create_task(self._read(session, context)),
                 asyncio.create_task(session.ended()),
             ]
@@ -136,6 +153,7 @@ class Sessions:
             if self._sessions.get(node) is session:
                 del self._sessions[node]
             log.info("the session of node %s ended", node)
+            await pen.settled()
 
     def _welcome(self, pod_cidr: str) -> node_pb2.Welcome:
         settings = self._settings
@@ -175,11 +193,16 @@ class Sessions:
         The agent's labels are added to what is there; labels and taints of others stay.
         """
         try:
-            document: dict[str, Any] = msgspec.json.decode(node_json)
-            labels: dict[str, str] = document["metadata"].get("labels") or {}
-            status_json = msgspec.json.encode(document.get("status") or {})
-        except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as error:
+            told = _hello.decode(node_json)
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise bad_request(f"the Hello's Node document does not parse: {error}") from None
+        labels, status_json = told.metadata.labels, msgspec.json.encode(told.status)
+        restricted = sorted(key for key in labels if key.startswith(RESTRICTED))
+        if restricted:
+            why = (
+                f"its agent may not set labels that begin with {RESTRICTED}, as {restricted[0]}: an administrator does"
+            )
+            raise forbidden("nodes", name, why)
         for _ in range(ENSURE_ATTEMPTS):
             held = await self._node(name)
             try:

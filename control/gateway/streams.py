@@ -17,15 +17,14 @@ import grpc.aio
 
 from control.gateway.feed import Feeds
 from control.gateway.sessions import Sessions
+from control.rpc import Pen
 from steersman.clock import Entropy
 from steersman.errors import ApiError, bad_request, not_found, unavailable
 from steersman.v1 import node_pb2, streams_pb2
 
 Frame = streams_pb2.StreamFrame
 
-OPEN_TIMEOUT_S = (
-    10.0  # for the agent to dial back: a busy node takes a moment, a dead one is known sooner by its session
-)
+OPEN_TIMEOUT_S = 10.0  # for the agent to dial back: a busy node takes a moment, a dead one's session ends sooner
 QUEUED = 16  # frames per direction, up to 32 KiB each
 
 
@@ -152,8 +151,9 @@ class Bridges:
         if bridge is None or bridge.node != node or bridge.opened.is_set():
             raise ApiError("NotFound", "nobody waits for this stream any more")
         bridge.opened.set()
+        pen = Pen(context)
         tasks = [
-            asyncio.create_task(_down(bridge, context)),
+            asyncio.create_task(_down(bridge, pen)),
             asyncio.create_task(_up(bridge, context)),
             asyncio.create_task(bridge.closed.wait()),
         ]
@@ -164,6 +164,7 @@ class Bridges:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await pen.settled()
 
 
 async def _up(bridge: Bridge, context: Any) -> None:
@@ -173,10 +174,10 @@ async def _up(bridge: Bridge, context: Any) -> None:
     await bridge.to_client.put(None)
 
 
-async def _down(bridge: Bridge, context: Any) -> None:
+async def _down(bridge: Bridge, pen: Pen) -> None:
     """From the client to the agent."""
     while True:
-        await context.write(await bridge.to_agent.get())
+        await pen.write(await bridge.to_agent.get())
 
 
 async def _feed(bridge: Bridge, context: Any) -> None:

@@ -20,8 +20,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from control.api.servicers import Gatekeeper
 from control.identity import AUTHENTICATED, MASTERS, Caller, member, speaking_for
+from control.rpc import Gatekeeper
 from tests.sim.store.loop import SimLoop
 
 KEEPALIVE_MS = 1500.0  # a connection over a cut link is given up after that

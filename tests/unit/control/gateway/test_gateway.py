@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
+from unittest.mock import Mock
 
+import grpc.aio
 import msgspec
 import pytest
 
@@ -14,8 +16,11 @@ from control.api.handlers import Handlers
 from control.api.leadership import Leadership
 from control.api.local import LocalTransport
 from control.gateway.feed import Feed, Feeds
+from control.gateway.gateway import Gateway
 from control.gateway.heartbeats import Heartbeats
 from control.gateway.reports import StatusWriter
+from control.gateway.sessions import Sessions
+from control.gateway.settings import GatewaySettings
 from control.identity import member
 from control.store.local import LocalStore
 from steersman.client import AsyncClient
@@ -28,7 +33,7 @@ from steersman.v1 import objects_pb2 as pb
 
 class Plane:
     def __init__(self) -> None:
-        clock = ManualClock()
+        self.clock = clock = ManualClock()
         self.store = LocalStore(clock)
         context = ApiContext(self.store, Leadership("control-1", alone=True), clock, SeededEntropy(1))
         self.client = AsyncClient(LocalTransport(Handlers(context), member("control-1")), actor="test")
@@ -57,6 +62,13 @@ class Plane:
     async def caught_up(self) -> None:
         for _ in range(50):
             await asyncio.sleep(0)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        for _ in range(1_000):
+            if holds():
+                return
+            await asyncio.sleep(0)
+        raise AssertionError("it did not come to pass")
 
     async def report(self, node: str, **report: Any) -> node_pb2.StatusAck:
         answer: asyncio.Future[node_pb2.StatusAck] = asyncio.get_running_loop().create_future()
@@ -229,15 +241,131 @@ async def test_a_node_status_is_written_only_when_it_says_something_new(plane: P
     assert plane.store.revision == before
 
 
-def test_heartbeats_are_of_this_term_only() -> None:
+def test_heartbeats_tell_when_each_node_was_heard_from() -> None:
     clock = ManualClock()
     heartbeats = Heartbeats(clock)
     clock.advance(3)
-    heartbeats.beat("node-1")
+    assert heartbeats.beat("node-1") == 0.0
     assert heartbeats.last("node-1") == 3
     assert heartbeats.last("node-2") is None
-    heartbeats.clear()
-    assert heartbeats.last("node-1") is None
+    clock.advance(2)
+    assert heartbeats.beat("node-1") == 2.0
+
+
+async def test_heartbeats_outlive_a_gateway_that_failed(plane: Plane) -> None:
+    """Else the nodes' silence would count from the start of the term, and nodes with a good lease be called lost."""
+    heartbeats = Heartbeats(plane.clock)
+    gateway = Gateway(
+        plane.client,
+        heartbeats,
+        Mock(),
+        Mock(),
+        Mock(),
+        Mock(),
+        plane.clock,
+        SeededEntropy(1),
+    )
+    for _ in range(2):
+        leading = asyncio.ensure_future(gateway.lead())
+        await plane.until(lambda: gateway.leading)
+        if heartbeats.last("node-1") is None:
+            plane.clock.advance(3)
+            heartbeats.beat("node-1")
+        assert heartbeats.last("node-1") == 3
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+        assert heartbeats.last("node-1") == 3
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "default"}},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mine"}},
+        {"metadata": {"name": "x"}},
+        [],
+    ],
+)
+@pytest.mark.parametrize("count", [1, 2])
+async def test_an_agent_cannot_write_other_things_as_events(plane: Plane, document: Any, count: int) -> None:
+    if isinstance(document, dict):
+        document = {**document, "count": count}
+    before = plane.store.revision
+    ack = await plane.report("node-1", events_json=[msgspec.json.encode(document)])
+    assert [e.reason in ("Forbidden", "BadRequest") for e in ack.errors] == [True]
+    assert plane.store.revision == before
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        b"[]",
+        b"7",
+        b'{"conditions": 7}',
+        b'{"conditions": [7]}',
+        b'{"conditions": [{}]}',
+        b'{"conditions": [{"type": {}}]}',
+        b'{"a":' * 100_000,
+        b'{"phase": [1]}',
+    ],
+)
+async def test_no_report_stops_the_writer(plane: Plane, status: bytes) -> None:
+    await plane.create("Node", "node-1")
+    pod = await plane.pod("web")
+    bad = node_pb2.PodStatus(namespace="default", name="web", uid=pod.uid, status_json=status)
+    await plane.report("node-1", pods=[bad], node_status_json=status)
+    ack = await plane.report("node-1", pods=[observed(pod, {"phase": "Running"})])
+    assert not ack.errors
+    assert (await plane.client.get(Pod, "web", "default")).status.phase == "Running"
+
+
+def sessions(plane: Plane) -> Sessions:
+    return Sessions(plane.client, plane.feeds, plane.writer, Heartbeats(plane.clock), GatewaySettings())
+
+
+class Call:
+    """An agent's side of a session that says Hello once."""
+
+    def __init__(self, node: str, document: bytes) -> None:
+        self.incoming: list[Any] = [
+            node_pb2.AgentMessage(hello=node_pb2.Hello(node_name=node, node_json=document)),
+            grpc.aio.EOF,
+        ]
+        self.written: list[node_pb2.GatewayMessage] = []
+
+    async def read(self) -> Any:
+        return self.incoming.pop(0)
+
+    async def write(self, message: node_pb2.GatewayMessage) -> None:
+        self.written.append(message)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"metadata": {"labels": []}}',
+        b'{"metadata": {"labels": {"a": 1}}}',
+        b'{"metadata": {}, "status": []}',
+        b'{"metadata": {}, "status": {"a":' + b'{"a":' * 100_000,
+    ],
+)
+async def test_a_hello_that_makes_no_sense_is_refused(plane: Plane, document: bytes) -> None:
+    with pytest.raises(ApiError) as refused:
+        await sessions(plane).serve("node-1", Call("node-1", document))
+    assert refused.value.reason == "BadRequest"
+
+
+async def test_an_agent_does_not_set_the_labels_that_are_to_keep_pods_off_it(plane: Plane) -> None:
+    labels = {"node-restriction.kubernetes.io/trusted": "yes"}
+    with pytest.raises(ApiError, match="an administrator does"):
+        await sessions(plane).serve("node-1", Call("node-1", msgspec.json.encode({"metadata": {"labels": labels}})))
+    call = Call("node-1", b'{"metadata": {"labels": {"disk": "ssd"}}}')
+    await sessions(plane).serve("node-1", call)
+    assert call.written[0].welcome.pod_cidr
+    assert (await plane.client.get(Node, "node-1")).metadata.labels == {"disk": "ssd"}
 
 
 async def test_a_log_that_cannot_take_a_status_now_is_asked_again(plane: Plane) -> None:
