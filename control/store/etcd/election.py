@@ -33,7 +33,7 @@ from steersman.clock import Clock
 
 log = logging.getLogger("control.store.etcd")
 
-LEASE_S: Final = 3  # etcd's own elections take one second and prolong leases; its least is 2
+LEASE_S: Final = 5  # a dead leader is replaced after so long; etcd's own elections, one to three seconds, must fit in
 RENEW_S: Final = LEASE_S / 5  # several may be lost
 RETRY_S: Final = 0.2
 TRANSFER_S: Final = 5.0  # how long a hand-over may take to be seen
@@ -165,8 +165,9 @@ class Election:
 
     async def _keep(self, lease: int) -> None:
         """Renew the lease until it ends. Raises EtcdError then."""
+        pause = RENEW_S
         while True:
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(pause)
             asked = self._clock.monotonic()
             left = self._alive_until - asked
             if left <= 0:
@@ -176,10 +177,13 @@ class Election:
                     ttl = await self._client.keep_alive(lease)
             except (EtcdUnsureError, TimeoutError) as error:
                 self.problem = str(error) or "etcd is silent"
+                pause = RETRY_S
                 continue
+            pause = RENEW_S
             if ttl <= 0:
                 raise EtcdUnsureError("the lease ended in etcd: this member was silent for too long")
             self._alive_until = asked + ttl
+            self.problem = ""
 
     async def _take_part(self) -> None:
         control = self._layout.control

@@ -13,13 +13,16 @@ read: the header says where. It also keeps who wrote the value, why and when, fo
 The record makes three things of what etcd gives: its mod_revision is the newest revision of this store (other keys of etcd
 raise the counter too), so one linearizable read of one key is a barrier; it carries the last states of removed objects,
 which etcd's deletions cannot; and its nonce tells a member whose connection broke whether its transaction was applied.
+
+Secrets (`encryption`) are sealed before they are sent: etcd, its disk and its backups hold ciphertext. The splice is within.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from control.store.interface import Cause, StoreError
+from control.store.encryption import SealedError, Sealer, is_sealed
+from control.store.interface import Cause, StoreError, Txn
 
 FORMAT = 1  # raise it when the meaning of the bytes changes; keep reading the older ones
 _PREAMBLE = 3
@@ -73,9 +76,15 @@ _record = msgspec.msgpack.Decoder(TxnRecord)
 
 
 class Layout:
-    """The keys under one prefix."""
+    """The keys under one prefix, and what of the values is encrypted.
 
-    def __init__(self, prefix: str) -> None:
+    Attributes:
+        unopened: whether any value was met whose key is not here.
+    """
+
+    def __init__(self, prefix: str, sealer: Sealer | None = None) -> None:
+        self.sealer = sealer
+        self.unopened = False
         self.store = f"{prefix}/store/".encode()  # what one watch follows
         self.record = self.store + b"txn"
         self.data = self.store + b"data"
@@ -94,6 +103,19 @@ class Layout:
     def member(self, name: str) -> bytes:
         """Where a member says that it runs."""
         return self.members + name.encode()
+
+    def sealed(self, txn: Txn) -> Txn:
+        """The transaction as it leaves this process."""
+        return txn if self.sealer is None else self.sealer.seal_txn(txn)
+
+    def opened(self, key: str, value: bytes, splice: int) -> tuple[bytes, int]:
+        """A value and its splice as they came in; what cannot be opened stays sealed."""
+        if self.sealer is not None and is_sealed(value):
+            try:
+                return self.sealer.open(key, value)
+            except SealedError:
+                self.unopened = True
+        return value, splice
 
 
 def end_of(prefix: bytes) -> bytes:

@@ -23,6 +23,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
+import msgspec
+
 from control.store.engine import Engine
 from control.store.etcd import mvcc_pb2
 from control.store.etcd import rpc_pb2 as rpc
@@ -35,8 +37,8 @@ from control.store.etcd.layout import (
     decode_record,
     decode_value,
     end_of,
-    spliced,
 )
+from control.store.etcd.txn import key_value
 from control.store.interface import Cause, Delete, KeyValue, Put, StoreError
 from control.store.keys import SortedKeys
 from control.store.metrics import StoreMetrics
@@ -59,6 +61,7 @@ class Written(NamedTuple):
     key: str
     header: Header
     value: bytes
+    splice: int
 
 
 class Revision(NamedTuple):
@@ -108,9 +111,7 @@ class Mirror(Mvcc):
                     changed.append(tombstone)
             else:
                 cause = change.header.cause
-                changed.append(
-                    self._put(Put(change.key, change.value, change.header.splice), done.number, digits, cause)
-                )
+                changed.append(self._put(Put(change.key, change.value, change.splice), done.number, digits, cause))
         self.revision = done.number
         self._changes.append(tuple(changed))
         self._forget()
@@ -161,9 +162,15 @@ def revisions(events: Sequence[mvcc_pb2.Event], layout: Layout) -> list[Revision
             found.append(Revision(kv.mod_revision, None, changes))
         name = layout.name(kv.key)
         if name is not None:
-            changes.append(name if event.type == mvcc_pb2.Event.DELETE else Written(name, *decode_value(kv.value)))
+            if event.type == mvcc_pb2.Event.DELETE:
+                changes.append(name)
+            else:
+                header, value = decode_value(kv.value)
+                changes.append(Written(name, header, *layout.opened(name, value, header.splice)))
         elif kv.key == layout.record and event.type == mvcc_pb2.Event.PUT:
-            found[-1] = found[-1]._replace(record=decode_record(kv.value))
+            record = decode_record(kv.value)
+            removed = tuple(Removed(r.key, *layout.opened(r.key, r.value, r.splice)) for r in record.removed)
+            found[-1] = found[-1]._replace(record=msgspec.structs.replace(record, removed=removed))
     return found
 
 
@@ -196,7 +203,8 @@ class Follower:
         self._count = 0
         self._following: asyncio.Task[None] | None = None
         self.loaded = asyncio.Event()
-        self.loads = 0  # how often the state was taken over anew: what was seen before may be missing in what followed
+        self._since = 0  # where the history that was loaded began
+        self.losses = 0  # how often the state was loaded anew with a part of the history missing
         self.problem = ""
 
     async def run(self) -> None:
@@ -251,6 +259,12 @@ class Follower:
             self._client.turn_from(self._client.endpoint)
             self._following.cancel()
 
+    def reload(self) -> None:
+        """Load the state anew, with what can be opened now."""
+        self.loaded.clear()
+        if self._following is not None:
+            self._following.cancel()
+
     async def head(self) -> tuple[mvcc_pb2.KeyValue | None, int]:
         """The newest record, and etcd's revision, by a linearizable read."""
         answer = await self._client.range(rpc.RangeRequest(key=self._layout.record))
@@ -303,7 +317,9 @@ class Follower:
                     raise
         self._mirror.become(fresh)
         self._position = position
-        self.loads += 1
+        if fresh.compacted > self._since:
+            self.losses += 1
+        self._since = fresh.compacted
         self._engine.index.mark_all(fresh.keys())
         self._engine.hub.reset()
         self.loaded.set()
@@ -349,10 +365,7 @@ class Follower:
         while True:
             page = await self._client.range(rpc.RangeRequest(key=key, range_end=end, limit=PAGE, revision=revision))
             for kv in page.kvs:
-                header, value = decode_value(kv.value)
-                name = self._layout.name(kv.key) or ""
-                value = spliced(value, header.splice, kv.mod_revision)
-                found.append((KeyValue(name, value, kv.create_revision, kv.mod_revision), header))
+                found.append(key_value(self._layout, self._layout.name(kv.key) or "", kv))
             if not page.more:
                 return found
             key = page.kvs[-1].key + b"\0"

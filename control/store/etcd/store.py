@@ -24,13 +24,15 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from control.raft.interface import LeaderState, MemberStatus, RaftStatus
 from control.store import commands
+from control.store.encryption import EncryptionKey, Sealer, require_open, require_open_events
 from control.store.engine import Engine
 from control.store.etcd.address import EtcdAddress, EtcdTls
 from control.store.etcd.client import CALL_S, EtcdClient, EtcdError, EtcdUnsureError
@@ -41,6 +43,7 @@ from control.store.etcd.txn import Fenced, Plan, Stale, plan
 from control.store.interface import (
     Committed,
     Delete,
+    Event,
     KeyValue,
     NoLeaderError,
     Put,
@@ -93,6 +96,7 @@ class EtcdStore(Store):
         budget: Budget | None = None,
         quota_bytes: int = QUOTA_BYTES,
         registry: CollectorRegistry | None = None,
+        sealer: Sealer | None = None,
     ) -> None:
         self.name = name
         self._address = address
@@ -101,7 +105,7 @@ class EtcdStore(Store):
         self._advertise = advertise
         self._expected = tuple(members)
         self._quota = quota_bytes
-        self._layout = Layout(address.prefix)
+        self._layout = Layout(address.prefix, sealer)
         self._engine = Engine(state=Mirror(budget))
         self._metrics = StoreMetrics(registry or CollectorRegistry(), self._engine)
         self._nonce = entropy.token(12)
@@ -114,6 +118,7 @@ class EtcdStore(Store):
         self._settling = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
+        self._engine.hub.check = self._require_open_events
         self.index = self._engine.index
         self.history = self._engine.history
 
@@ -212,16 +217,35 @@ class EtcdStore(Store):
         return self.revision
 
     async def get(self, key: str, revision: int = 0) -> KeyValue | None:
-        """See `Store.get`."""
-        return self._engine.get(key, revision)
+        """See `Store.get`. Raises SealedError."""
+        kv = self._engine.get(key, revision)
+        self._require_open((kv,))
+        return kv
 
     async def range(self, prefix: str, *, revision: int = 0, limit: int = 0, after: str = "") -> Range:
-        """See `Store.range`."""
-        return self._engine.range(prefix, revision=revision, limit=limit, after=after)
+        """See `Store.range`. Raises SealedError."""
+        found = self._engine.range(prefix, revision=revision, limit=limit, after=after)
+        self._require_open(found.kvs)
+        return found
 
     def watch(self, prefix: str, after: int) -> Watcher:
         """See `Store.watch`."""
         return self._engine.watch(prefix, after)
+
+    def rekey(self, keys: Sequence[EncryptionKey]) -> None:
+        """Seal with the first of these keys from now on, and open what waited for any of them."""
+        sealer = self._layout.sealer
+        if sealer is not None and sealer.rekey(keys) and self._layout.unopened:
+            self._layout.unopened = False
+            self._follower.reload()
+
+    def _require_open(self, kvs: Iterable[KeyValue | None]) -> None:
+        if self._layout.unopened and self._layout.sealer is not None:
+            require_open(kvs, self._layout.sealer.open)
+
+    def _require_open_events(self, events: Iterable[Event]) -> None:
+        if self._layout.unopened and self._layout.sealer is not None:
+            require_open_events(events, self._layout.sealer.open)
 
     # Leadership
 
@@ -319,7 +343,8 @@ class EtcdStore(Store):
             except TimeoutError:
                 message = f"revision {result.revision} was committed, but etcd's watch does not bring it"
                 raise NoLeaderError(message, leader=self.leader, uncertain=True) from None
-            return result
+            # Before the first transaction of all, the state is that of the moment when it was loaded.
+            return result if result.revision else msgspec.structs.replace(result, revision=self.revision)
         finally:
             del self._flying[nonce]
 
@@ -333,11 +358,11 @@ class EtcdStore(Store):
                 raise self._not_leader()
             now = int(self._clock.now().timestamp() * 1000)
             planned = plan(txn, self._layout, fence, nonce, now, present)
-            loads = self._follower.loads
+            losses = self._follower.losses
             try:
                 outcome = planned.outcome(await self._client.txn(planned.request, CALL_S))
             except EtcdUnsureError as error:
-                committed = await self._find_out(planned, nonce, loads, error)
+                committed = await self._find_out(planned, nonce, losses, error)
                 if committed is not None:
                     return committed
                 if self._clock.monotonic() > deadline:
@@ -353,7 +378,7 @@ class EtcdStore(Store):
             else:
                 return outcome
 
-    async def _find_out(self, planned: Plan, nonce: str, loads: int, error: EtcdError) -> Committed | None:
+    async def _find_out(self, planned: Plan, nonce: str, losses: int, error: EtcdError) -> Committed | None:
         """What became of a transaction that was not answered: its result, or None: it was not applied and never will be.
 
         Raises NoLeaderError, uncertain, when etcd cannot be asked.
@@ -367,7 +392,7 @@ class EtcdStore(Store):
         revision = self._flying[nonce]
         if revision:
             return planned.committed(revision)
-        if self._follower.loads != loads:
+        if self._follower.losses != losses:
             message = f"{error}; and etcd's history of that moment was compacted"
             raise NoLeaderError(message, leader=self.leader, uncertain=True) from error
         return None

@@ -86,7 +86,7 @@ class Plan:
         for expected, read in answered:
             if not expected.assumed and _revision(read) != expected.revision:
                 kvs = read.response_range.kvs
-                current = key_value(expected.key, kvs[0]) if kvs else None
+                current = key_value(self.layout, expected.key, kvs[0])[0] if kvs else None
                 return Conflicted(expected.key, current, _revision(reads[RECORD]))
         return Stale({expected.key: _revision(read) for expected, read in answered if expected.assumed})
 
@@ -110,7 +110,7 @@ def plan(txn: Txn, layout: Layout, fence: int, nonce: str, time: int, present: M
     expected: list[_Expected] = []
     removed: list[Removed] = []
     puts: list[Put] = []
-    for op in txn.ops:
+    for op, plain in zip(layout.sealed(txn).ops, txn.ops, strict=True):
         at = layout.key(op.key)
         expectation = op.expect
         assumed = isinstance(op, Delete) and expectation is None
@@ -124,7 +124,8 @@ def plan(txn: Txn, layout: Layout, fence: int, nonce: str, time: int, present: M
             head = header if op.splice < 0 else Header(op.splice, time, cause.revision, cause.actor)
             put = rpc.PutRequest(key=at, value=encode_value(op.value, head))
             writes.append(rpc.RequestOp(request_put=put))
-            puts.append(op)
+            assert isinstance(plain, Put)
+            puts.append(plain)
         elif isinstance(op, Delete) and expectation:
             writes.append(rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=at)))
             if op.value is not None:
@@ -140,10 +141,11 @@ def plan(txn: Txn, layout: Layout, fence: int, nonce: str, time: int, present: M
     return Plan(request, layout, fence, bool(writes), tuple(puts), tuple(expected))
 
 
-def key_value(key: str, kv: mvcc_pb2.KeyValue) -> KeyValue:
+def key_value(layout: Layout, key: str, kv: mvcc_pb2.KeyValue) -> tuple[KeyValue, Header]:
     """A key's state from what etcd holds. Raises LayoutError."""
     header, value = decode_value(kv.value)
-    return KeyValue(key, spliced(value, header.splice, kv.mod_revision), kv.create_revision, kv.mod_revision)
+    value, splice = layout.opened(key, value, header.splice)
+    return KeyValue(key, spliced(value, splice, kv.mod_revision), kv.create_revision, kv.mod_revision), header
 
 
 def _mod_is(key: bytes, revision: int) -> rpc.Compare:
