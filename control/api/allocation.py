@@ -50,6 +50,18 @@ class Allocator:
         self._services = ipaddress.IPv4Network(context.network.service_cidr)
         self._cluster = ipaddress.IPv4Network(context.network.cluster_cidr)
         self._under_way: set[str] = set()
+        self._next_cidr = (
+            0  # the pod range to try first: after the newest, so that a search is short and a freed one rests
+        )
+
+    def check_wish(self, resource: Resource, document: Document) -> None:
+        """Refuse an address that this cluster cannot give. Raises ApiError Invalid.
+
+        Kubernetes allocates before it validates, so this refusal comes before those of validation.
+        """
+        if resource.qualified == "services":
+            for key in _cluster_ips(document):
+                self._check_range(key, document)
 
     def release(self, grant: Grant) -> None:
         """The commit is over: the store tells now what is held."""
@@ -107,17 +119,8 @@ class Allocator:
         grant.ops += [Delete(key) for key in sorted(before - after)]
 
     async def _wish_cluster_ip(self, key: str, document: Document, grant: Grant) -> None:
+        self._check_range(key, document)
         address = key.removeprefix(CLUSTER_IPS)
-        if ipaddress.ip_address(address) not in self._services or address in (
-            str(self._services.network_address),
-            str(self._services.broadcast_address),
-        ):
-            raise _refused(
-                document,
-                "spec.clusterIPs",
-                f'Invalid value: ["{address}"]: failed to allocate IP {address}: the provided IP ({address}) is not in '
-                f"the valid range. The range of valid IPs is {self._services}",
-            )
         if await self._is_held(key):
             raise _refused(
                 document,
@@ -125,6 +128,23 @@ class Allocator:
                 f'Invalid value: ["{address}"]: failed to allocate IP {address}: provided IP is already allocated',
             )
         self._take(key, document, grant)
+
+    def _check_range(self, key: str, document: Document) -> None:
+        text = key.removeprefix(CLUSTER_IPS)
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            return  # validation says so, with the field's other faults
+        if address not in self._services or address in (
+            self._services.network_address,
+            self._services.broadcast_address,
+        ):
+            raise _refused(
+                document,
+                "spec.clusterIPs",
+                f'Invalid value: ["{text}"]: failed to allocate IP {text}: the provided network does not match the '
+                "current range",
+            )
 
     async def _free_cluster_ip(self, document: Document) -> str:
         first = int(self._services.network_address) + 1
@@ -188,10 +208,14 @@ class Allocator:
         self._take(key, document, grant)
 
     async def _free_pod_cidr(self, document: Document) -> str:
-        held = {kv.key for kv in (await self._context.store.range(NODE_CIDRS)).kvs} | self._under_way
-        for network in self._cluster.subnets(new_prefix=self._context.network.node_cidr_mask):
-            if _cidr_key(str(network)) not in held:
-                return str(network)
+        prefix = self._context.network.node_cidr_mask
+        first, number_of_ranges = int(self._cluster.network_address), 1 << (prefix - self._cluster.prefixlen)
+        for step in range(number_of_ranges):
+            number = (self._next_cidr + step) % number_of_ranges
+            cidr = f"{ipaddress.IPv4Address(first + (number << (32 - prefix)))}/{prefix}"
+            if not await self._is_held(_cidr_key(cidr)):
+                self._next_cidr = number + 1
+                return cidr
         raise _refused(
             document,
             "spec.podCIDR",

@@ -62,6 +62,7 @@ class _Change(Write):
         placed_in, checks = await self._namespace(resource, namespace)
         facts = context.now(self._caller.request_id)
         warnings += self._admit(admission.CREATE, resource, document, None, namespace=placed_in)
+        self._allocator.check_wish(resource, document)
         warnings += registry.prepare_create(resource, document, facts)
         name = document["metadata"]["name"]
         key = resource.key(namespace, name)
@@ -299,6 +300,7 @@ class Update(_Change):
         if current is None and (subresource or not resource.create_on_update):
             raise not_found(resource.plural, name, group=resource.group)
         if current is None:
+            self._context.require(self._caller, "create", resource, namespace)
             document, warnings = resource.decode(self._request.object.json, self._mode)
             resource.place(document, namespace)
             return await self.created(resource, document, warnings)
@@ -358,8 +360,11 @@ class Apply(_Change):
 
     async def plan(self) -> Plan:
         resource, namespace, name = self._target()
+        # The right to patch first: whoever lacks it does not learn whether the object exists.
+        self._context.require(self._caller, "patch", resource, namespace, name)
         current = await self._context.store.get(resource.key(namespace, name))
-        self._context.require(self._caller, "create" if current is None else "patch", resource, namespace, name)
+        if current is None:
+            self._context.require(self._caller, "create", resource, namespace)
         manifest, warnings = registry.parse(self._request.object.json, self._mode)
         if resource.namespaced:
             manifest["metadata"]["namespace"] = namespace

@@ -1,6 +1,6 @@
 """The Service: defaults, rules, and what stays when it changes.
 
-Addresses are not chosen here: admission allocates clusterIP before the rules are checked (`control.admission.addresses`).
+Addresses are not chosen here: the API allocates them in the transaction that stores the Service (`control.api.allocation`).
 Source: Kubernetes' core defaulting and validation, KEP-1880.
 """
 

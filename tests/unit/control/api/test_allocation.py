@@ -74,8 +74,25 @@ async def test_a_wish_is_granted_once(api):
 async def test_a_wish_outside_the_range_is_refused(api):
     with pytest.raises(ApiError) as refused:
         await api.client.create(service("a", clusterIP="10.1.0.1"))
-    assert "The range of valid IPs is 10.96.0.0/16" in refused.value.message
+    assert (
+        "failed to allocate IP 10.1.0.1: the provided network does not match the current range" in refused.value.message
+    )
     assert await api.keys(CLUSTER_IPS) == []
+
+
+async def test_a_wish_that_cannot_be_is_refused_before_anything_else_is_looked_at(api):
+    """As Kubernetes does, which allocates before it validates."""
+    body = service("a", clusterIP="1.2.3.4", ports=[{"port": 80}, {"port": 81}], sessionAffinity="Always")
+    with pytest.raises(ApiError) as refused:
+        await api.client.create(body)
+    assert refused.value.message == (
+        'Service "a" is invalid: spec.clusterIPs: Invalid value: ["1.2.3.4"]: failed to allocate IP 1.2.3.4: '
+        "the provided network does not match the current range"
+    )
+    body["spec"]["clusterIP"] = "not-an-address"
+    with pytest.raises(ApiError) as refused:
+        await api.client.create(body)
+    assert len(refused.value.causes) > 1
 
 
 async def test_a_refused_service_holds_nothing(api):
@@ -128,7 +145,16 @@ async def test_each_node_gets_a_range_of_its_own(api):
     await api.client.delete("nodes", "n2", "")
     assert len(await api.keys(NODE_CIDRS)) == 4
     again = await api.client.create(node("n9"))
-    assert again["spec"]["podCIDR"] == made[2]["spec"]["podCIDR"]
+    assert again["spec"]["podCIDR"] == "10.244.5.0/24", (
+        "a range rests before others get it, while routes to it may remain"
+    )
+
+
+async def test_a_range_that_was_given_back_is_had_again_when_the_others_are_held(api):
+    client = with_network(api, cluster_cidr="10.9.0.0/22")
+    made = [await client.create(node(f"n{n}")) for n in range(4)]
+    await client.delete("nodes", "n1", "")
+    assert (await client.create(node("n9")))["spec"]["podCIDR"] == made[1]["spec"]["podCIDR"]
 
 
 async def test_a_range_that_is_taken_is_refused(api):
