@@ -23,6 +23,7 @@ ORDER = (
     "test_network",
     "test_sdk_readme",
     "test_refusals",
+    "test_history",
     "test_faults",
     "test_lab_command",
 )
