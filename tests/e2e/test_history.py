@@ -63,6 +63,7 @@ def test_a_diff_shows_what_changed_and_ends_with_one(lab: Lab, namespace: str, p
     assert [entry["change"] for entry in found] == ["deleted"]
     same = lab.run("-n", namespace, "diff", "--from", green, "--to", green, "cm", "colour")
     assert (same.returncode, same.stdout) == (0, "")
+    assert "not there at either moment" in lab.run("-n", namespace, "diff", "--from", red, "cm", "nobody").stderr
 
 
 def test_history_tells_who_did_what_and_shows_each_state(lab: Lab, namespace: str, painted: list[int]) -> None:
@@ -110,10 +111,11 @@ def test_secrets_are_on_no_disk_and_their_key_can_be_changed(lab: Lab, namespace
     (old,) = files.change_keys(key_files[0], [])[:1]
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"}, "data": {"password": SECRET}}
     lab.apply(secret, namespace=namespace)
-    plain = {**secret, "kind": "ConfigMap", "data": {"password": "plain-" + SECRET[::-1]}}
+    visible = "plain-" + SECRET[::-1]
+    plain = {**secret, "kind": "ConfigMap", "data": {"password": visible}}
     lab.apply(plain, namespace=namespace)
     assert disks_with(lab, SECRET.encode()) == []
-    assert len(disks_with(lab, plain["data"]["password"].encode())) == len(lab.members)
+    assert len(disks_with(lab, visible.encode())) == len(lab.members)
 
     new = files.change_keys(key_files[0], key_files[1:], rotate=True)[0]
 

@@ -23,7 +23,8 @@ from steersman.v1 import objects_pb2 as pb
 
 Document = dict[str, Any]
 Identity = tuple[str, str, str, str]  # api version, kind, namespace, name
-PATHS_SHOWN = 3  # changed fields in a row of `history`; -o json and --show have all
+PATHS_SHOWN = 3  # changed fields in a row of `history`; -o wide has all
+LINKS_SHOWN = 3  # of the chain of causes there; -o wide has all
 VALUE_SHOWN = 32  # characters of a value there
 NOISE = ("events", "leases")  # kinds that `diff` leaves out unless they are named: they change all the time
 
@@ -64,7 +65,13 @@ def diff(
         for target in found:
             old = await _state(session, client, target, first.revision, selector, everywhere=all_namespaces)
             new = await _state(session, client, target, last.revision, selector, everywhere=all_namespaces)
-            pairs += [(old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())]
+            present = sorted(old.keys() | new.keys())
+            missing = set(target.names) - {name for *_, name in present}
+            if missing:
+                raise click.ClickException(
+                    f"{target.resource} {', '.join(sorted(missing))}: not there at either moment"
+                )
+            pairs += [(old.get(key), new.get(key)) for key in present]
         return [pair for pair in pairs if differ(*pair)]
 
     found = session.run(work)
@@ -225,11 +232,19 @@ def history_rows(answer: pb.HistoryResponse, now: dt.datetime, *, headers: bool,
                 time.strftime("%Y-%m-%d %H:%M:%S"),
                 human_duration((now - time).total_seconds()),
                 entry.cause.actor or "<unknown>",
-                " < ".join(f"{link.revision} {link.actor}" for link in entry.chain) or _observed(entry.cause),
+                chain_text(entry, None if wide else LINKS_SHOWN) or _observed(entry.cause),
                 changed_text(entry, None if wide else PATHS_SHOWN),
             ]
         )
     return rows
+
+
+def chain_text(entry: pb.HistoryEntry, most: int | None) -> str:
+    """What led to a write, nearest first; of a long chain the nearest and the first of all."""
+    links = [f"{link.revision} {link.actor}" for link in entry.chain]
+    if most is not None and len(links) > most:
+        links = [*links[: most - 1], "…", links[-1]]
+    return " < ".join(links)
 
 
 def _observed(cause: pb.Cause) -> str:

@@ -78,3 +78,11 @@ def test_history_is_short_and_keeps_secrets() -> None:
     assert past.changed_text(many, None).count("->") == 5
     assert past.changed_text(entry(("data.p", '"x"', '"y"'), of="Secret"), 3) == "data.p"
     assert past.changed_text(entry(kind=pb.WatchEvent.ADDED), 3) == "created"
+
+
+def test_a_long_chain_of_causes_keeps_its_beginning_and_its_end() -> None:
+    links = [pb.HistoryLink(revision=9 - n, actor=f"a{n}") for n in range(6)]
+    long = pb.HistoryEntry(chain=links)
+    assert past.chain_text(long, 3) == "9 a0 < 8 a1 < … < 4 a5"
+    assert past.chain_text(long, None).count("<") == 5
+    assert past.chain_text(pb.HistoryEntry(chain=links[:3]), 3) == "9 a0 < 8 a1 < 7 a2"
