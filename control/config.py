@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from control.store.encryption import DEFAULT_RESOURCES
+from control.store.etcd import address as etcd_address
+from control.store.etcd.address import EtcdAddress, EtcdTls
 from steersman import quantity
 
+EMBEDDED: Final = "embedded"
 VERSION: Final = "0.1.0"
 KUBERNETES_VERSION: Final = "v1.37.0"  # of the schemas that are served
 BOOTSTRAP_PORT_OFFSET: Final = 2  # node bootstrap is served this far above the gRPC port (node.proto)
@@ -36,7 +39,7 @@ class MemberConfig:
     name: str
     data_dir: Path
     pki_dir: Path
-    raft_listen: str
+    raft_listen: str = ""  # needed by the embedded store
     grpc_listen: str = "0.0.0.0:7443"
     rest_listen: str = "0.0.0.0:6443"
     bootstrap_listen: str = ""  # empty: the gRPC address, two ports on
@@ -53,6 +56,10 @@ class MemberConfig:
     unreachable_toleration_s: int = 5
     initial_join_token_file: Path | None = None
     encrypt: tuple[str, ...] = DEFAULT_RESOURCES  # resources; empty: nothing
+    store: str = EMBEDDED  # or etcd://HOST:PORT,…?prefix=/steersman
+    store_ca: Path | None = None  # of etcd's certificates
+    store_cert: Path | None = None  # by which etcd knows this member
+    store_key: Path | None = None
     history_age_s: float = 3600.0
     history_bytes: int = 64 << 20
 
@@ -78,8 +85,10 @@ class MemberConfig:
     def check(self) -> None:
         """Raises ConfigError for the first thing that is wrong."""
         check_name("--name", self.name)
+        self._check_store()
+        if self.raft_listen or self.store == EMBEDDED:
+            check_address("--raft-listen", self.raft_listen)
         for flag, address in (
-            ("--raft-listen", self.raft_listen),
             ("--grpc-listen", self.grpc_listen),
             ("--rest-listen", self.rest_listen),
             ("--advertise-grpc", self.advertised_grpc),
@@ -126,6 +135,24 @@ class MemberConfig:
             raise ConfigError(f"--history-size {self.history_bytes} is too small: at least {MIN_HISTORY_BYTES >> 20}Mi")
         if self.unreachable_toleration_s < 0:
             raise ConfigError("--default-unreachable-toleration must not be negative")
+
+    def etcd(self) -> tuple[EtcdAddress, EtcdTls]:
+        """Where etcd is, for a `store` that is not embedded. Raises ConfigError."""
+        try:
+            address = etcd_address.parse(self.store)
+        except ValueError as error:
+            raise ConfigError(f"--store {self.store}: {error}; or leave it {EMBEDDED}") from None
+        if self.store_ca is None or self.store_cert is None or self.store_key is None:
+            raise ConfigError("--store etcd://… needs --store-ca, --store-cert and --store-key: mutual TLS")
+        return address, EtcdTls(self.store_ca, self.store_cert, self.store_key)
+
+    def _check_store(self) -> None:
+        if self.store != EMBEDDED:
+            self.etcd()
+            if self.join:
+                raise ConfigError("--join is for the embedded store: with --store etcd://… a member just starts")
+        elif self.store_ca or self.store_cert or self.store_key:
+            raise ConfigError("--store-ca, --store-cert and --store-key are for --store etcd://…")
 
 
 def parse_cluster(text: str) -> dict[str, str]:

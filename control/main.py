@@ -18,6 +18,7 @@ from control import offline
 from control.ca import files
 from control.ca.certificates import CertificateError
 from control.config import (
+    EMBEDDED,
     KUBERNETES_VERSION,
     VERSION,
     ConfigError,
@@ -46,7 +47,7 @@ def main() -> None:
     "--data-dir", required=True, type=click.Path(path_type=Path), help="Where the log and snapshots are kept."
 )
 @click.option("--pki-dir", required=True, type=click.Path(path_type=Path), help="What `pki member` made.")
-@click.option("--raft-listen", required=True, metavar="HOST:PORT", help="For the other members.")
+@click.option("--raft-listen", default="", metavar="HOST:PORT", help="For the other members.  [required, but for etcd]")
 @click.option("--grpc-listen", default="0.0.0.0:7443", show_default=True, metavar="HOST:PORT")
 @click.option("--rest-listen", default="0.0.0.0:6443", show_default=True, metavar="HOST:PORT")
 @click.option("--bootstrap-listen", default="", metavar="HOST:PORT", help="Where hosts join. [default: gRPC port + 2]")
@@ -82,6 +83,16 @@ def main() -> None:
     metavar="RESOURCE[.GROUP],…",
     help="What is encrypted on the disk and between members; none: nothing.",
 )
+@click.option(
+    "--store",
+    default=EMBEDDED,
+    show_default=True,
+    metavar="embedded|etcd://HOST:PORT,…",
+    help="Where the state is kept; etcd://… may end in ?prefix=/NAME.",
+)
+@click.option("--store-ca", type=click.Path(path_type=Path), help="The CA of etcd's certificates.")
+@click.option("--store-cert", type=click.Path(path_type=Path), help="The certificate that etcd knows this member by.")
+@click.option("--store-key", type=click.Path(path_type=Path), help="Its key.")
 @click.option("--history-age", default="1h", show_default=True, help="How far back the past can be read.")
 @click.option("--history-size", default="64Mi", show_default=True, help="Memory that the past may take.")
 @click.option(
@@ -133,12 +144,19 @@ async def _run(config: MemberConfig) -> int:
         joining = asyncio.ensure_future(join(config, SystemClock()))
         stopping = asyncio.ensure_future(stop.wait())
         await asyncio.wait((joining, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
         if not joining.done():
             joining.cancel()
             return 0
         member = Member(joining.result(), SystemClock(), SystemEntropy())
-        await member.start()
+        starting = asyncio.ensure_future(member.start())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            await member.stop()
+            return 0
+        starting.result()
     except (ConfigError, CertificateError, ListenError, RaftError, OSError) as error:
         click.echo(f"steer-control: {error}", err=True)
         if member is not None:

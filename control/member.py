@@ -38,7 +38,7 @@ from control.api.snapshots import SnapshotHandlers
 from control.ca.certificates import CertificateError, is_past_half, load_certificate, server_names
 from control.ca.files import PkiFolder, renew_member
 from control.ca.tokens import JoinTokens, TokenError
-from control.config import KUBERNETES_VERSION, VERSION, ConfigError, MemberConfig
+from control.config import EMBEDDED, KUBERNETES_VERSION, VERSION, ConfigError, MemberConfig
 from control.controllers.manager import Controllers, ControllersConfig
 from control.gateway.gateway import Gateway
 from control.gateway.heartbeats import Heartbeats
@@ -48,8 +48,10 @@ from control.raft.interface import RaftConfig, StateMachine, TlsFiles
 from control.raft.metrics import RaftMetrics
 from control.raft.node import RaftNode
 from control.rpc import Gatekeeper
+from control.store.backend import Backend
 from control.store.embedded import EmbeddedStore
 from control.store.encryption import EncryptionKey, Sealer
+from control.store.etcd.store import EtcdStore
 from control.store.interface import StoreError
 from control.store.mvcc import Budget
 from steersman.client import AsyncClient
@@ -85,7 +87,7 @@ class Member:
 
         self._sealer = Sealer(_encryption_keys(self._pki, config), entropy, config.encrypt)
         budget = Budget(age_s=config.history_age_s, bytes=config.history_bytes)
-        self.store = EmbeddedStore(self._raft_node, clock, budget=budget, registry=self.registry, sealer=self._sealer)
+        self.store = self._backend(budget)
         self.leadership = Leadership(config.name)
         network = ClusterNetwork(config.cluster_cidr, config.service_cidr, config.node_cidr_mask)
         tolerations = admission.Config(
@@ -314,7 +316,12 @@ class Member:
         return MemberAddresses(self.config.advertised_grpc, self.config.advertised_rest)
 
     async def _keep_keys(self) -> None:
-        """Follow the file of encryption keys, and rotations."""
+        """Follow the file of encryption keys, and rotations.
+
+        On etcd the file is read at the start only: no member can tell which keys etcd's disks still need.
+        """
+        if self.config.store != EMBEDDED:
+            await asyncio.get_running_loop().create_future()
 
         async def tell(request: Any) -> Any:
             report = self._encryption.report
@@ -344,6 +351,26 @@ class Member:
             await asyncio.sleep(RENEW_EVERY_S)
 
     # --- what the parts need of each other ---
+
+    def _backend(self, budget: Budget) -> Backend:
+        config = self.config
+        if config.store == EMBEDDED:
+            return EmbeddedStore(
+                self._raft_node, self.clock, budget=budget, registry=self.registry, sealer=self._sealer
+            )
+        address, tls = config.etcd()
+        return EtcdStore(
+            address,
+            tls,
+            config.name,
+            self.clock,
+            self.entropy,
+            advertise=config.advertised_grpc,
+            members=tuple(config.initial_cluster),
+            budget=budget,
+            registry=self.registry,
+            sealer=self._sealer,
+        )
 
     def _raft_node(self, machine: StateMachine) -> RaftNode:
         config = self.config

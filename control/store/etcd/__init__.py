@@ -8,6 +8,7 @@ How the parts fit:
     txn        a transaction of the store as a transaction of etcd, and back
     mirror     the state that reads, watches and indexes are answered from, fed by one watch
     election   who of the members leads, by a lease; the fence that every write is checked against
+    administration  what `steer cluster` shows, and what it refuses
     store      all of it together, as a `Store`
 
 docs/decisions/012-etcd-backend.md gives the reasons.

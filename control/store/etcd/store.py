@@ -30,11 +30,12 @@ from typing import Final
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from control.raft.interface import LeaderState, MemberStatus, RaftStatus
+from control.raft.interface import LeaderState
 from control.store import commands
 from control.store.encryption import EncryptionKey, Sealer, require_open, require_open_events
 from control.store.engine import Engine
 from control.store.etcd.address import EtcdAddress, EtcdTls
+from control.store.etcd.administration import EtcdAdministration
 from control.store.etcd.client import CALL_S, EtcdClient, EtcdError, EtcdUnsureError
 from control.store.etcd.election import Election
 from control.store.etcd.layout import Layout, TxnRecord
@@ -128,6 +129,9 @@ class EtcdStore(Store):
         layout, engine = self._layout, self._engine
         self._follower = Follower(self._client, layout, engine, self._saw, self._metrics, self._clock)
         self._election = Election(self._client, layout, self.name, self._advertise, self._clock, self.barrier)
+        self._administration = EtcdAdministration(
+            self.name, self._expected, self, self._client, self._follower, self._election
+        )
         create = asyncio.get_running_loop().create_task
         self._tasks.append(create(self._follower.run(), name="etcd mirror"))
         while not self._follower.loaded.is_set():
@@ -148,14 +152,10 @@ class EtcdStore(Store):
         self._engine.hub.close(NoLeaderError("this member is stopping"))
         if not hasattr(self, "_client"):
             return
-        follower, *others = self._tasks
-        for task in others:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        if hasattr(self, "_election"):
-            await self._election.resign()
-        follower.cancel()
-        await asyncio.gather(follower, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._election.resign()
         await self._follower.close()
         await self._client.close()
 
@@ -263,40 +263,10 @@ class EtcdStore(Store):
         """Follow who leads: the present state at once, then every change."""
         return self._election.follow()
 
-    async def transfer_leadership(self, to: str) -> None:
-        """See `Election.transfer`."""
-        await self._election.transfer(to)
-
-    def status(self) -> RaftStatus:
-        """The members as etcd shows them; what is of Raft's log counts revisions."""
-        state, present = self._election.state, self._election.members
-        problem = self._follower.problem or self._election.problem
-        names = sorted({self.name, *self._expected, *present})
-        members = tuple(
-            MemberStatus(
-                name=name,
-                address=present[name].address if name in present else "",
-                role="leader" if name == state.leader else "follower",
-                match=0,
-                reachable=name in present,
-                problem=problem if name == self.name else "",
-            )
-            for name in names
-        )
-        return RaftStatus(
-            name=self.name,
-            cluster_id=self._client.cluster_id,
-            role="leader" if self.is_leader else "follower",
-            term=state.term,
-            leader=state.leader,
-            commit=self.revision,
-            applied=self.revision,
-            first_index=self.compacted + 1,
-            last_index=self.revision,
-            snapshot_index=self.compacted,
-            members=members,
-            problem=problem,
-        )
+    @property
+    def raft(self) -> EtcdAdministration:
+        """The members."""
+        return self._administration
 
     # Committing
 

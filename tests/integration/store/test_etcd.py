@@ -76,7 +76,7 @@ async def test_every_member_shows_the_same_and_only_the_leader_writes(store: Etc
     with pytest.raises(NoLeaderError) as refused:
         await commit(other, Put("/a/x", b""))
     assert (refused.value.leader, refused.value.uncertain) == ("m0", False)
-    status = other.status()
+    status = other.raft.status()
     assert (status.leader, status.role) == ("m0", "follower")
     assert [(m.name, m.role, m.address, m.reachable) for m in status.members] == [
         ("m0", "leader", "m0:7443", True),
@@ -187,24 +187,24 @@ async def test_leadership_is_handed_over_at_a_stop_and_taken_over_after_a_death(
     await stores.pop(first).stop()
     second = await until(leader)
     assert clock.monotonic() - begin < 1
-    term = stores[second].status().term
+    term = stores[second].raft.status().term
     await die(stores.pop(second))
     third = await until(leader)
     assert clock.monotonic() - begin < election.LEASE_S + 4
     last = stores.pop(third)
-    assert last.status().term > term
+    assert last.raft.status().term > term
     assert isinstance(await commit(last, Put(WEB, b"")), Committed)
     await last.stop()
 
 
 async def test_leadership_can_be_given_to_a_member_that_runs(store: EtcdStore, other: EtcdStore) -> None:
     with pytest.raises(MembershipError, match="m7 does not run"):
-        await store.transfer_leadership("m7")
-    await store.transfer_leadership("m1")
+        await store.raft.transfer_leadership("m7")
+    await store.raft.transfer_leadership("m1")
     await until(lambda: other.is_leader)
     assert not store.is_leader
     with pytest.raises(NotLeaderError):
-        await store.transfer_leadership("m1")
+        await store.raft.transfer_leadership("m1")
     assert isinstance(await commit(other, Put(WEB, b"")), Committed)
     await until(lambda: store.leader == "m1")
 
@@ -225,14 +225,14 @@ async def test_a_write_whose_answer_was_lost_is_settled_and_done_once(store: Etc
         return await real(request, timeout)
 
     store._client.txn = broken
-    term = store.status().term
+    term = store.raft.status().term
     result = await commit(store, Put(WEB, DOCUMENT, SPLICE, expect=0))
     assert isinstance(result, Committed)
     assert (await store.get(WEB)).mod_revision == result.revision
     assert result.values == ((await store.get(WEB)).value,)
     assert calls == (1 if applied else 2)
     assert len(store.history.of(WEB)) == 1
-    assert store.status().term == term, "it went on leading"
+    assert store.raft.status().term == term, "it went on leading"
 
 
 async def test_a_write_on_its_way_can_not_arrive_after_it_was_settled(store: EtcdStore) -> None:
@@ -344,14 +344,14 @@ async def test_without_a_majority_of_etcd_nothing_is_acknowledged(three_etcds: E
     with pytest.raises(NoLeaderError):
         await store.barrier()
     await until(lambda: not store.is_leader)
-    assert store.status().problem
+    assert store.raft.status().problem
     for name in etcd.names[1:]:
         etcd.start(name)
     await until(lambda: store.is_leader, 30)
     await store.barrier()
     assert (await store.get(WEB)).value in (b"1", b"2")
     await commit(store, Put(WEB, b"3"))
-    await until(lambda: not store.status().problem)
+    await until(lambda: not store.raft.status().problem)
     await store.stop()
 
 
