@@ -34,8 +34,15 @@ _CONTAINER: Final = (
     "volumeMounts[].subPathExpr",
 )
 _POD_SPEC: Final = (
-    "affinity.podAffinity",
-    "affinity.podAntiAffinity",
+    *(
+        f"affinity.{kind}.{term}.{field}"
+        for kind in ("podAffinity", "podAntiAffinity")
+        for term in (
+            "requiredDuringSchedulingIgnoredDuringExecution[]",
+            "preferredDuringSchedulingIgnoredDuringExecution[].podAffinityTerm",
+        )
+        for field in ("matchLabelKeys", "mismatchLabelKeys", "namespaceSelector")
+    ),
     "automountServiceAccountToken=True",
     "ephemeralContainers",
     "hostUsers",

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from control.scheduler.pod import PODS, PodFacts
+from control.scheduler.pod import PODS, Leaning, PodFacts
 from steersman import quantity
 from steersman.selectors import Selector
 from steersman.types import Node
@@ -26,6 +26,7 @@ from steersman.types.core import Taint
 Mask = npt.NDArray[np.bool_]
 Amounts = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int32]
 
 FIRST_ROWS = 16
 COUNTERS_MAX = 128  # selectors whose counts are kept: 4 bytes per node each
@@ -53,12 +54,13 @@ class NodeTable:
         self.ports: dict[int, dict[str, frozenset[tuple[str, str, int]]]] = {}
         self.pods: dict[str, tuple[int, PodFacts]] = {}
         self.repelling: dict[str, tuple[int, PodFacts]] = {}  # placed pods with required anti-affinity
+        self.leanings: dict[Leaning, dict[int, int]] = {}  # of placed pods: on which rows how many lean so
         self.generation = 0  # raised when labels, taints or the set of nodes change: static verdicts are then stale
         self._pods_on: list[int] = []
         self._free: list[int] = []
-        self._codes: dict[str, tuple[npt.NDArray[np.int32], list[str]]] = {}
-        self._counters: OrderedDict[Group, npt.NDArray[np.int32]] = OrderedDict()
-        self._taint_sets: tuple[npt.NDArray[np.int32], list[tuple[Taint, ...]]] | None = None
+        self._codes: dict[str, tuple[Counts, list[str]]] = {}
+        self._counters: OrderedDict[Group, Counts] = OrderedDict()
+        self._taint_sets: tuple[Counts, list[tuple[Taint, ...]]] | None = None
 
     @property
     def size(self) -> int:
@@ -171,6 +173,9 @@ class NodeTable:
             self.ports.setdefault(row, {})[pod.uid] = pod.ports
         if pod.anti_affinity:
             self.repelling[pod.uid] = (row, pod)
+        for leaning in pod.leanings:
+            places = self.leanings.setdefault(leaning, {})
+            places[row] = places.get(row, 0) + 1
 
     def remove(self, uid: str) -> bool:
         """Forget a pod; answers whether it was placed."""
@@ -181,6 +186,13 @@ class NodeTable:
         self._pods_on[row] -= 1
         self._account(row, pod, -1)
         self.repelling.pop(uid, None)
+        for leaning in pod.leanings:
+            places = self.leanings[leaning]
+            places[row] -= 1
+            if not places[row]:
+                del places[row]
+            if not places:
+                del self.leanings[leaning]
         if pod.ports:
             self.ports[row].pop(uid, None)
             if not self.ports[row]:
@@ -201,7 +213,7 @@ class NodeTable:
 
     # --- columns ---
 
-    def codes(self, key: str) -> tuple[npt.NDArray[np.int32], list[str]]:
+    def codes(self, key: str) -> tuple[Counts, list[str]]:
         """The label's value of each node as a number (-1: it has none), and the values by number."""
         found = self._codes.get(key)
         if found is None:
@@ -222,7 +234,7 @@ class NodeTable:
             return np.equal(column, wanted[0])
         return np.isin(column, wanted)
 
-    def taint_sets(self) -> tuple[npt.NDArray[np.int32], list[tuple[Taint, ...]]]:
+    def taint_sets(self) -> tuple[Counts, list[tuple[Taint, ...]]]:
         """The number of each node's set of taints, and the sets: there are few different ones."""
         if self._taint_sets is None:
             sets: dict[tuple[tuple[str, str, str], ...], int] = {}
@@ -237,7 +249,7 @@ class NodeTable:
             self._taint_sets = (column, members)
         return self._taint_sets
 
-    def counted(self, group: Group) -> npt.NDArray[np.int32]:
+    def counted(self, group: Group) -> Counts:
         """Pods of the group on each node, those that are being deleted not counted."""
         counter = self._counters.get(group)
         if counter is not None:

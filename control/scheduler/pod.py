@@ -18,16 +18,23 @@ DEFAULT_CPU = 100  # millicores that a container without a request counts for in
 DEFAULT_MEMORY = 200 << 20  # bytes, likewise
 PODS = "pods"
 
+HARD = (
+    1  # what a required affinity of a placed pod weighs when another one is rated (Kubernetes' hardPodAffinityWeight)
+)
+
 HostPort = tuple[str, str, int]  # protocol, address ("0.0.0.0": any), port
 
 
 @dataclass(frozen=True, slots=True)
 class PodTerm:
-    """A required pod affinity or anti-affinity term; `namespaces` None means every namespace."""
+    """A term of pod affinity or anti-affinity; `namespaces` None means every namespace."""
 
     topology_key: str
     selector: Selector
     namespaces: frozenset[str] | None
+
+
+Leaning = tuple[int, PodTerm]  # a weight, below zero to be far from such pods, and which pods
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,9 @@ class PodFacts:
     requests: integer amounts by resource (millicores, bytes, units), "pods" always 1.
     score_cpu, score_memory: the same with defaults for containers that request nothing.
     signature: equal for pods that the same nodes' labels, taints and names suit.
+    affinity, anti_affinity: what is required of the pods around it.
+    preferences: what is preferred.
+    leanings: how it rates others once it is placed: its preferences, and its required affinity as HARD.
     owner: uid of the controlling owner, "" for a bare pod: spreading keeps its pods apart.
     """
 
@@ -71,6 +81,8 @@ class PodFacts:
     spreads: tuple[Spread, ...]
     affinity: tuple[PodTerm, ...]
     anti_affinity: tuple[PodTerm, ...]
+    preferences: tuple[Leaning, ...]
+    leanings: tuple[Leaning, ...]
     signature: bytes
 
 
@@ -79,6 +91,10 @@ def facts(pod: Pod) -> PodFacts:
     spec = pod.spec
     affinity = spec.affinity
     nodes = affinity.node_affinity if affinity is not None else None
+    near = affinity.pod_affinity if affinity is not None else None
+    far = affinity.pod_anti_affinity if affinity is not None else None
+    required_near = _terms(near, pod.namespace)
+    preferences = (*_preferences(near, pod.namespace, 1), *_preferences(far, pod.namespace, -1))
     requests = pod_requests(pod)
     cpu, memory = _score_requests(pod)
     controller = pod.metadata.controller
@@ -106,8 +122,10 @@ def facts(pod: Pod) -> PodFacts:
         preferred_nodes=nodes.preferred_during_scheduling_ignored_during_execution if nodes is not None else (),
         tolerations=spec.tolerations,
         spreads=_spreads(pod),
-        affinity=_terms(affinity.pod_affinity if affinity is not None else None, pod.namespace),
-        anti_affinity=_terms(affinity.pod_anti_affinity if affinity is not None else None, pod.namespace),
+        affinity=required_near,
+        anti_affinity=_terms(far, pod.namespace),
+        preferences=preferences,
+        leanings=(*preferences, *((HARD, term) for term in required_near)),
         signature=signature,
     )
 
@@ -179,14 +197,20 @@ def _selector(document: Mapping[str, Any] | None) -> Selector:
 
 def _terms(affinity: Mapping[str, Any] | None, namespace: str) -> tuple[PodTerm, ...]:
     required = (affinity or {}).get("requiredDuringSchedulingIgnoredDuringExecution") or ()
-    return tuple(
-        PodTerm(term["topologyKey"], _selector(term.get("labelSelector")), _namespaces(term, namespace))
-        for term in required
-    )
+    return tuple(_term(term, namespace) for term in required)
+
+
+def _preferences(affinity: Mapping[str, Any] | None, namespace: str, sign: int) -> tuple[Leaning, ...]:
+    preferred = (affinity or {}).get("preferredDuringSchedulingIgnoredDuringExecution") or ()
+    return tuple((sign * one["weight"], _term(one["podAffinityTerm"], namespace)) for one in preferred)
+
+
+def _term(term: Mapping[str, Any], namespace: str) -> PodTerm:
+    return PodTerm(term["topologyKey"], _selector(term.get("labelSelector")), _namespaces(term, namespace))
 
 
 def _namespaces(term: Mapping[str, Any], own: str) -> frozenset[str] | None:
-    """A namespaceSelector is read as every namespace: rather too far apart than too near."""
+    """The namespaces of a term. A namespaceSelector is read as every namespace, which is right of an empty one only."""
     if term.get("namespaceSelector") is not None:
         return None
     return frozenset(term.get("namespaces") or (own,))

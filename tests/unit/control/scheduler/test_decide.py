@@ -6,9 +6,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.scheduler.decide import Profile, schedule
+from control.scheduler.decide import Profile, Verdicts, place, schedule
 from control.scheduler.nodes import NodeTable
 from control.scheduler.pod import facts, pod_requests
+from control.scheduler.scores import inter_pod_affinity
 from control.views import Pod
 from steersman.types import Node
 
@@ -88,3 +89,35 @@ def test_init_containers_and_sidecars_count_as_kubernetes_counts_them() -> None:
     assert pod_requests(Pod.from_dict({"metadata": {"name": "p"}, "spec": spec})) == {"cpu": 1050, "pods": 1}
     spec["initContainers"] = [container("900m"), container("100m", restartPolicy="Always")]
     assert pod_requests(Pod.from_dict({"metadata": {"name": "p"}, "spec": spec}))["cpu"] == 950
+
+
+def leaning(kind: str, app: str, weight: int) -> dict[str, Any]:
+    term = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": app}}}
+    preferred = [{"weight": weight, "podAffinityTerm": term}]
+    return {"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}}
+
+
+def test_pods_go_near_those_they_prefer_and_far_from_others(table: Any, node: Any, pod: Any) -> None:
+    nodes = table(*(node(f"{zone}{n}", labels={"zone": zone}) for zone in "abc" for n in (1, 2)), node("none"))
+    nodes.place(pod("db", labels={"app": "db"}), "a1")
+    nodes.place(pod("noisy", labels={"app": "noisy"}), "b1")
+    near = pod("near", **leaning("podAffinity", "db", 10))
+    assert place(nodes, near, Profile(), Verdicts()).node in ("a1", "a2")
+    for kind, app, bad in (("podAntiAffinity", "noisy", "b"), ("podAntiAffinity", "db", "a")):
+        far = pod("far", **leaning(kind, app, 10))
+        rated = inter_pod_affinity.rate(far, nodes, nodes.alive)
+        worst = {name for name, score in zip(nodes.names, rated, strict=False) if score == 0}
+        assert worst == {f"{bad}1", f"{bad}2"}
+
+
+def test_placed_pods_pull_and_push_those_that_come(table: Any, node: Any, pod: Any) -> None:
+    nodes = table(*(node(zone, labels={"zone": zone}) for zone in "abc"))
+    web = pod("web", labels={"app": "web"})
+    assert inter_pod_affinity.rate(web, nodes, nodes.alive) == 0.0
+    nodes.place(pod("fond", **leaning("podAffinity", "web", 5)), "a")
+    nodes.place(pod("shy", **leaning("podAntiAffinity", "web", 5)), "b")
+    rated = inter_pod_affinity.rate(web, nodes, nodes.alive)
+    assert [float(rated[nodes.rows[name]]) for name in "abc"] == [100.0, 0.0, 50.0]
+    nodes.remove("uid-fond")
+    nodes.remove("uid-shy")
+    assert not nodes.leanings
