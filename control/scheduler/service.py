@@ -15,8 +15,8 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 
 from control.events import Recorder
-from control.scheduler.decide import Decision, Profile, Verdicts, schedule
-from control.scheduler.explain import explain
+from control.scheduler.decide import Decision, Profile, Refused, Verdicts, schedule
+from control.scheduler.explain import NO_NODES, explain
 from control.scheduler.nodes import NodeTable
 from control.scheduler.plugin import Change
 from control.scheduler.pod import PodFacts, facts
@@ -210,7 +210,7 @@ class Scheduler:
 
     def _refusal(self, pod: PodFacts, decision: Decision) -> pb.PatchRequest | None:
         """Say why: an event each time, the condition when it says something else than before."""
-        for refused in decision.refused:
+        for refused in decision.refused or (Refused("", NO_NODES, 0, kind=NO_NODES),):
             REFUSALS.labels(refused.plugin, refused.kind).inc()
         message = explain(decision)[:MESSAGE_MAX]
         self._recorder.record(_about(pod), "Warning", "FailedScheduling", message, cause=pod.revision)

@@ -120,7 +120,19 @@ async def test_metrics_are_served_and_garbage_is_survived() -> None:
 
     try:
         assert b"steersman_node_fenced_pods_total 1.0" in await ask(b"GET /metrics HTTP/1.1\r\n\r\n")
-        assert b"process_resident_memory_bytes" in await ask(b"GET /metrics HTTP/1.1\r\n\r\n")
+        text = await ask(b"GET /metrics HTTP/1.1\r\n\r\n")
+        for family in (
+            "steersman_node_pod_start_phase_seconds histogram",
+            "steersman_node_image_pulls_total counter",
+            "steersman_node_session_up gauge",
+            "steersman_image_pull_seconds histogram",
+            "steersman_runtime_operation_seconds histogram",
+            "steersman_network_attach_seconds histogram",
+            "steersman_proxy_sync_seconds histogram",
+            "steersman_proxy_sync_failures_total counter",
+            "process_resident_memory_bytes gauge",
+        ):
+            assert f"# TYPE {family}".encode() in text, family
         await ask(b"\x16\x03\x01 garbage \xff\n\n")
         assert (await ask(b"GET /healthz HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200")
         problem["is"] = "container runtime is down"

@@ -203,14 +203,38 @@ def test_rest_tells_health_and_version_to_anyone_and_metrics_to_users(control):
     status, text = member.ask("/nonsense")
     assert (status, json.loads(text)["reason"]) == (404, "NotFound")
     assert member.ask("/metrics")[0] == 401
-    status, text = member.ask("/metrics", "alice")
-    assert status == 200
-    for name in (
-        "steersman_api_requests_total",
-        "steersman_api_request_duration_seconds_bucket",
-        "steersman_raft_term",
+    assert member.ask("/metrics", "alice")[0] == 200
+
+
+async def test_metrics_tell_of_requests_raft_scheduler_and_controllers(control):
+    member = control.members[0]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "nowhere"}}
+    async with control.client() as client:
+        await client.create({**pod, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+        with pytest.raises(ApiError):
+            await client.create({**pod, "spec": {"containers": []}})
+        async for event in client.watch("pods", "default"):
+            if event.object.get("status", {}).get("conditions"):
+                break  # the scheduler has looked at it
+        await client.delete("pods", "nowhere", "default", grace=0)
+    text = member.ask("/metrics", "admin")[1]
+    for series in (
+        r'steersman_api_requests_total{code="OK",interface="grpc",verb="Create"}',
+        r'steersman_api_requests_total{code="Invalid",interface="grpc",verb="Create"}',
+        r'steersman_api_request_duration_seconds_bucket{interface="grpc",le="0.001",verb="Create"}',
+        "steersman_raft_term ",
+        "steersman_raft_is_leader 1.0",
+        "steersman_raft_leader_changes_total ",
+        'steersman_raft_commit_seconds_bucket{le="0.01"}',
+        'steersman_raft_save_seconds_bucket{le="0.01"}',
+        'steersman_store_commit_seconds_bucket{le="0.01"}',
+        "steersman_scheduler_decision_seconds_bucket",
+        "steersman_scheduler_pod_seconds_bucket",
+        'steersman_scheduler_refusals_total{plugin="",reason="no nodes available to schedule pods"}',
+        'steersman_controller_reconcile_seconds_bucket{controller="node-controller"',
+        "process_resident_memory_bytes ",
     ):
-        assert name in text, name
+        assert series in text, series
 
 
 # --- joining ---
