@@ -7,7 +7,7 @@ import sys
 
 from bench.harness import Figure, mood, show
 
-PARTS = ("labs", "pods", "writes", "failover", "network")
+PARTS = ("labs", "pods", "writes", "store", "failover", "network")
 
 
 def main() -> None:
