@@ -165,8 +165,11 @@ class KeyKeeper:
                     self._report = msgspec.structs.replace(self._report, rewritten=asked.mod_revision)
                     log.info("member %s has written its disk anew with key %s", self._name, report.seals_with)
                     return
+            # A snapshot of this very state was written with the old key just before: telling so is a write, and moves the state on.
+            problem = f"something on the disk still needs {', '.join(set(self._report.on_disk) - {report.seals_with})}: trying again"
         except (RaftError, OSError) as error:
-            self._report = msgspec.structs.replace(self._report, problem=str(error))
+            problem = str(error)
+        self._report = msgspec.structs.replace(self._report, problem=problem)
 
     async def _scan(self) -> None:
         self._scanned = self._clock.monotonic()

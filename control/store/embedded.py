@@ -21,7 +21,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
-import msgspec
 from prometheus_client import CollectorRegistry
 
 from control.raft.interface import (
@@ -61,6 +60,7 @@ from steersman.clock import Clock, Entropy
 GIB = 1 << 30
 QUOTA_BYTES = 2 * GIB  # of live keys and values: all of it is in memory, and a snapshot of it must fit the disk twice
 PROGRESS_S = 5.0  # how often idle watchers learn the newest revision: bookmarks stay this fresh, at one wake-up
+PRUNE = 1_000  # unopened values before those that history forgot are looked for, and again at twice what is left
 REFRESH_KEYS = 500  # index work per slice of an idle moment: about 2 ms of the event loop
 
 
@@ -77,6 +77,7 @@ class StoreMachine:
         self._clock = clock
         self._sealer = sealer
         self.unopened: list[Version] = []
+        self._prune_at = PRUNE
 
     def apply(self, entries: Sequence[Entry]) -> list[object]:
         """Apply committed commands; the result of an entry is its list of TxnResult."""
@@ -95,13 +96,15 @@ class StoreMachine:
         if self._sealer is None:
             return self._engine.apply(txns, time)
         opened = [self._sealer.open_txn(txn) for txn in txns]
+        state = self._engine.state
+        before = state.revision
         results = self._engine.apply(opened, time)
-        for txn in opened:
-            for op in txn.ops:
-                if not isinstance(op, Check) and is_sealed(op.value):
-                    version = self._engine.state.version(op.key)
-                    if version is not None and is_sealed(version.kv.value):
-                        self.unopened.append(version)
+        if any(not isinstance(op, Check) and is_sealed(op.value) for txn in opened for op in txn.ops):
+            for changed in state.changes(max(before, state.compacted)):
+                self.unopened += [version for version in changed if is_sealed(version.kv.value)]
+            if len(self.unopened) > self._prune_at:
+                self.unopened = [version for version in self.unopened if state.holds(version)]
+                self._prune_at = 2 * len(self.unopened) + PRUNE
         return results
 
     def snapshot(self) -> Iterator[bytes]:
@@ -119,14 +122,15 @@ class StoreMachine:
     def reopen(self) -> int:
         """Open what waited for keys that are here now; answers how many values still wait."""
         assert self._sealer is not None
+        state = self._engine.state
         waiting: list[Version] = []
-        for version in self.unopened:
+        for version in filter(state.holds, self.unopened):
             kv = version.kv
             value = self._sealer.open_stored(kv.key, kv.value, kv.mod_revision)
             if is_sealed(value):
                 waiting.append(version)
             else:
-                version.kv = msgspec.structs.replace(kv, value=value)
+                state.reveal(version, value)
                 self._engine.index.mark(kv.key)
         self.unopened = waiting
         return len(waiting)

@@ -12,7 +12,8 @@ their chains and drops its tombstones: O(1) a write, never a pause. The newest r
 Invariants:
 - The state is a function of the commands applied: time comes from the commands, and never runs backwards.
 - Reads at any revision in (compacted, revision] give exactly what a read gave when that revision was the newest.
-- A version is never changed, but for the link to what it replaced being cut; values may be shared with readers.
+- A version is never changed, but for the link to what it replaced being cut, and an encrypted value being revealed when its key
+  comes; values may be shared with readers.
 
 Failure. A snapshot is checked chunk by chunk and as a whole before the state is replaced: a damaged one leaves it as
 it was and raises `SnapshotDamagedError`.
@@ -272,6 +273,23 @@ class Mvcc:
         start = self._head + after - self.compacted
         return self._changes[start : start + limit] if limit else self._changes[start:]
 
+    def holds(self, version: Version) -> bool:
+        """Whether a version can still be read at some revision."""
+        found = self._latest.get(version.kv.key)
+        while found is not None and found is not version:
+            found = found.previous
+        return found is not None
+
+    def reveal(self, version: Version, value: bytes) -> None:
+        """Put the plaintext in the place of a value of this state that was kept encrypted."""
+        kv = version.kv
+        grown = len(value) - len(kv.value)
+        if self._latest.get(kv.key) is version and not version.deleted:
+            self.live_bytes += grown
+        else:
+            self.history_bytes += grown
+        version.kv = msgspec.structs.replace(kv, value=value)
+
     def versions(self) -> Iterator[Version]:
         """Everything that can be read at some revision, in no order."""
         for version in self._latest.values():
@@ -321,7 +339,11 @@ class Mvcc:
 
         if seal is None:
             return snapshot.write(header, records())
-        return snapshot.write(header, ((key, seal(key, value), *rest) for key, value, *rest in records()))
+        sealed = (
+            (key, seal(key, value), created, revision, deleted, actor, observed, time)
+            for key, value, created, revision, deleted, actor, observed, time in records()
+        )
+        return snapshot.write(header, sealed)
 
     def restore(self, chunks: Iterable[bytes], unseal: Unseal | None = None) -> None:
         """Replace the state by a snapshot. Raises SnapshotDamagedError, and then the state is as before."""

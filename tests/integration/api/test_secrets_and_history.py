@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +104,25 @@ async def test_the_past_survives_restarts_and_any_member_tells_it(three: Control
     async with three.client("alice") as client:
         with pytest.raises(ApiError, match="cannot get resource"):
             await client.history("configmaps", "c")
+
+
+def test_a_member_without_keys_does_not_start_and_says_what_to_do(tmp_path: Path) -> None:
+    plane = ControlPlane(tmp_path, 1)
+    (tmp_path / "control-1" / "encryption-keys.json").unlink()
+    done = subprocess.run(plane.members[0].argv(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "`steer-control pki encryption-key --dir P` makes the first, --encrypt none does without" in done.stderr
+
+
+async def test_with_encryption_off_the_disk_shows_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = ControlPlane(tmp_path, 1)
+    (member,) = plane.members
+    argv = member.argv("--encrypt", "none")
+    monkeypatch.setattr(member, "argv", lambda: argv)
+    try:
+        plane.start()
+        async with plane.client() as client:
+            await client.create(SECRET)
+        assert on_disk(plane, KNOWN) != []
+    finally:
+        plane.stop()

@@ -233,6 +233,29 @@ async def test_snapshots_shorten_the_log_and_bring_a_member_up_to_date(cluster: 
     assert cluster.machines[away].values == values
 
 
+async def test_a_purge_leaves_nothing_of_the_past_on_the_disk_and_followers_that_are_behind_get_the_state(
+    cluster: Cluster,
+) -> None:
+    await cluster.start("a", "b", "c")
+    leader = await cluster.leader()
+    name = leader.config.name
+    away = next(other for other in "abc" if other != name)
+    await cluster.crash(away)
+    await leader.propose(b"overwritten-in-the-next-state")
+    await leader.propose(b"kept")
+    machine = cluster.machines[name]
+    await cluster.until(lambda: len(machine.values) == 2)
+    machine.values[0] = b"-"
+    await leader.purge()
+    disk = cluster.disks[name]
+    assert not [file for file in disk.names() if b"overwritten" in disk.open(file).read(0, 1 << 20)]
+    assert [file for file in disk.names() if b"kept" in disk.open(file).read(0, 1 << 20)]
+    await leader.propose(b"after")
+    await cluster.start(away)
+    await cluster.nodes[away].barrier()
+    assert cluster.machines[away].values == [b"-", b"kept", b"after"]
+
+
 async def test_a_full_disk_stops_a_leader_which_says_so_and_comes_back_when_there_is_room(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

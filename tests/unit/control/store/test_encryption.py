@@ -5,7 +5,7 @@ import pytest
 from control.store import commands
 from control.store.encryption import EncryptionKey, SealedError, Sealer, is_sealed, prefixes_of
 from control.store.interface import Delete, Put, Txn
-from control.store.mvcc import Mvcc
+from control.store.mvcc import Budget, Mvcc
 from steersman.clock import SeededEntropy
 from tests.unit.control.store.test_embedded import SharedLog, opened
 
@@ -133,3 +133,21 @@ def test_a_snapshot_holds_ciphertext_history_included_and_restores_to_the_same()
     again = Mvcc()
     again.restore(list(blind.snapshot(sealer(NEW).seal_stored)), sealer(NEW, OLD).open_stored)
     assert again.range("") == state.range("")
+
+
+async def test_sizes_are_as_if_the_key_had_always_been_there_and_forgotten_values_wait_for_nothing(monkeypatch) -> None:
+    monkeypatch.setattr("control.store.embedded.PRUNE", 4)
+    log = SharedLog()
+    leader = await opened(log, "m0", sealer=sealer(NEW), budget=Budget(changes=5))
+    lagging = await opened(log, "m1", sealer=sealer(OLD, seed=1), budget=Budget(changes=5))
+    for _ in range(20):
+        await leader.commit([put(), put()])
+    machine = lagging._machine
+    assert len(machine.unopened) <= 20
+    lagging.rekey([NEW, OLD])
+    assert machine.unopened == []
+    ours, theirs = lagging._engine.state, leader._engine.state
+    assert (ours.live_bytes, ours.history_bytes) == (theirs.live_bytes, theirs.history_bytes)
+    assert [version.kv for version in ours.versions()] == [version.kv for version in theirs.versions()]
+    await leader.stop()
+    await lagging.stop()
