@@ -105,7 +105,7 @@ async def test_a_forced_deletion_kills_what_the_node_no_longer_should_run(plane:
     await plane.client.delete("pods", "web", "default", grace=0)
     assert await gone(plane, "web")
     await until(lambda: not host.runtime._containers, "container gone")
-    assert host.network.attached == {}
+    await until(lambda: host.network.attached == {}, "link gone")
 
 
 async def test_a_config_map_reaches_the_pod_that_names_it_and_follows_changes(

@@ -41,7 +41,7 @@ async def test_a_forwarded_write_is_its_users_not_the_members(three):
     async with three.client("alice", follower) as client:
         (result,) = await client.apply({**CONFIG_MAP, "metadata": {"name": "b"}})
         assert result.error is not None
-        assert 'User "alice" cannot create resource "configmaps"' in result.error.message
+        assert 'User "alice" cannot patch resource "configmaps"' in result.error.message
 
 
 async def test_every_member_knows_every_address(three):
