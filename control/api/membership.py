@@ -107,19 +107,18 @@ class MembershipHandlers:
     async def members(self, _request: pb.MembersRequest, caller: Caller) -> pb.MembersResponse:
         """Everyone, as the leader sees them."""
         self._require(caller, "list")
-        self._require_leader()
+        await self._settled()
         return self._shown()
 
     async def add_member(self, request: pb.AddMemberRequest, caller: Caller) -> pb.MembersResponse:
         """Add a learner."""
         self._require(caller, "create")
-        self._require_leader()
         try:
             check_name("the member's name", request.name)
             check_address("the member's Raft address", request.raft_address)
         except ConfigError as error:
             raise bad_request(str(error)) from None
-        present = _find(self._raft.status(), request.name)
+        present = _find(await self._settled(), request.name)
         if present is None or present.address != request.raft_address:
             await _changed(self._raft.add_member(request.name, request.raft_address))
         return self._shown()
@@ -127,10 +126,9 @@ class MembershipHandlers:
     async def promote_member(self, request: pb.PromoteMemberRequest, caller: Caller) -> pb.MembersResponse:
         """Let a learner vote."""
         self._require(caller, "update")
-        self._require_leader()
-        present = self._present(request.name)
-        if present.role == "learner":
-            if refusal := promotion_refusal(self._raft.status(), request.name):
+        status = await self._settled()
+        if _present(status, request.name).role == "learner":
+            if refusal := promotion_refusal(status, request.name):
                 raise bad_request(refusal)
             await _changed(self._raft.promote_member(request.name))
         return self._shown()
@@ -138,9 +136,8 @@ class MembershipHandlers:
     async def remove_member(self, request: pb.RemoveMemberRequest, caller: Caller) -> pb.MembersResponse:
         """Take a member out, and forget its addresses."""
         self._require(caller, "delete")
-        self._require_leader()
-        self._present(request.name)
-        status = self._raft.status()
+        status = await self._settled()
+        _present(status, request.name)
         if refusal := removal_refusal(status, request.name):
             raise bad_request(refusal)
         if request.name == status.name:
@@ -164,11 +161,24 @@ class MembershipHandlers:
             ) from None
         raise no_leader(successor)  # `forwarding` asks it
 
-    def _present(self, name: str) -> MemberStatus:
-        found = _find(self._raft.status(), name)
-        if found is None:
-            raise not_found("members", name)
-        return found
+    async def _settled(self) -> RaftStatus:
+        """The members as they certainly are: this member still leads, and no change of them may be undone. Raises ApiError.
+
+        "It is so already" and "there is none" are answers that people act on, by emptying a disk for one.
+        """
+        leadership = self._context.leadership
+        if not leadership.is_self:
+            raise no_leader(leadership.leader)
+        try:
+            await self._context.barrier.wait()
+        except StoreError as error:
+            raise from_store(error) from None
+        status = self._raft.status()
+        if not leadership.is_self:
+            raise no_leader(leadership.leader)
+        if not status.settled:
+            raise unavailable("a change of the members is under way: try again in a moment")
+        return status
 
     def _shown(self) -> pb.MembersResponse:
         status = self._raft.status()
@@ -192,10 +202,12 @@ class MembershipHandlers:
     def _require(self, caller: Caller, verb: str) -> None:
         require(self._context.authorizer, caller, Access(verb, "cluster", "members"))
 
-    def _require_leader(self) -> None:
-        leadership = self._context.leadership
-        if not leadership.is_self:
-            raise no_leader(leadership.leader)
+
+def _present(status: RaftStatus, name: str) -> MemberStatus:
+    found = _find(status, name)
+    if found is None:
+        raise not_found("members", name)
+    return found
 
 
 def shown(member: MemberStatus, grpc_address: str) -> pb.Member:

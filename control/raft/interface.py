@@ -76,6 +76,7 @@ class RaftStatus:
     snapshot_index: int
     members: tuple[MemberStatus, ...]
     problem: str = ""  # e.g. "disk full: cannot reserve 16 MiB in /var/lib/…"; empty: none
+    settled: bool = True  # whether these members are committed; else the last change of them may still be undone
 
 
 class RaftError(Exception):

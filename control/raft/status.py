@@ -25,6 +25,7 @@ def describe(core: Core, transport: Transport, applied: int, problem: str) -> Ra
         snapshot_index=core.snapshot.index,
         members=members,
         problem=problem,
+        settled=core.history.index <= core.log.commit,
     )
 
 

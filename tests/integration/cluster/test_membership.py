@@ -65,6 +65,7 @@ async def replace(world, old: str, new: str, *ask: str) -> None:
 
         await world.until(votes)
         await client.remove_member(old)
+    await world.until(lambda: f"{old} is not a member of this cluster" in world.member(old).text())
     world.member(old).end()
     shutil.rmtree(world.member(old).data)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from control.api.context import ApiContext
@@ -72,9 +74,10 @@ class FakeRaft:
         self.members = members
         self.done: list[tuple[str, ...]] = []
         self.refusal: Exception | None = None
+        self.settled = True
 
     def status(self) -> RaftStatus:
-        return status(*self.members)
+        return dataclasses.replace(status(*self.members), settled=self.settled)
 
     async def _do(self, *what: str) -> None:
         self.done.append(what)
@@ -117,6 +120,19 @@ async def test_repeating_what_was_done_changes_nothing(handlers, raft):
     assert raft.done == []
     answer = await handlers.members(pb.MembersRequest(), ADMIN)
     assert (answer.voters, answer.majority, answer.well) == (3, 2, 3)
+
+
+async def test_nothing_is_called_done_or_absent_while_it_may_still_be_undone(handlers, raft):
+    raft.settled = False
+    for call, request in (
+        (handlers.members, pb.MembersRequest()),
+        (handlers.add_member, pb.AddMemberRequest(name="d", raft_address="d:7444")),
+        (handlers.promote_member, pb.PromoteMemberRequest(name="b")),
+        (handlers.remove_member, pb.RemoveMemberRequest(name="gone")),
+    ):
+        with pytest.raises(ApiError) as told:
+            await call(request, ADMIN)
+        assert (told.value.reason, raft.done) == ("ServiceUnavailable", [])
 
 
 async def test_a_member_that_goes_takes_its_addresses_with_it(handlers, raft, members):
