@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from lab.topology import GRPC_PORT, REST_PORT, LabError, Topology
+from lab.topology import GRPC_PORT, REST_PORT, STORES, LabError, Topology
 from steersman.clock import SystemClock
 
 _name = click.option("--name", default="lab", show_default=True, help="Which lab.")
@@ -54,6 +54,9 @@ def _timed() -> Any:
     help="Passed on to steer-control, as --control-flag=--log-level=DEBUG.",
 )
 @click.option("--node-flag", multiple=True, metavar="FLAG", help="Passed on to steer-node.")
+@click.option(
+    "--store", type=click.Choice(STORES), default="embedded", show_default=True, help="Where the state is kept."
+)
 @click.option("--no-images", is_flag=True, help="Leave the lab's registry empty.")
 @click.option("--timeout", default=120.0, show_default=True, help="Seconds until it must be Ready.")
 def up(
@@ -64,13 +67,14 @@ def up(
     rest_port: int,
     control_flag: tuple[str, ...],
     node_flag: tuple[str, ...],
+    store: str,
     no_images: bool,
     timeout: float,
 ) -> None:
     """Raise a lab and wait until every node is Ready."""
     from lab import cluster  # noqa: PLC0415 - keeps `steer` quick for everything else
 
-    topology = Topology(name, control, nodes, grpc_port, rest_port, control_flag, node_flag)
+    topology = Topology(name, control, nodes, grpc_port, rest_port, control_flag, node_flag, store)
     progress = _timed()
     asyncio.run(cluster.up(topology, progress, timeout=timeout, images=not no_images))
     progress("the lab is up")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from control.ca import certificates, files
-from lab import cgroups, hosts, library, segment
+from lab import cgroups, etcd, hosts, library, segment
 from lab.topology import GRPC_PORT, REST_PORT, STATE_ROOT, Host, LabError, Topology
 from steersman import config as configuration
 from steersman.client import AsyncClient
@@ -41,7 +41,8 @@ REQUIRED = {
 def _check_machine(topology: Topology) -> None:
     if os.geteuid() != 0:
         raise LabError("a lab makes network namespaces and containers: run this as root")
-    missing = sorted({package for program, package in REQUIRED.items() if shutil.which(program) is None})
+    required = {**REQUIRED, "etcd": "etcd-server"} if topology.store == "etcd" else REQUIRED
+    missing = sorted({package for program, package in required.items() if shutil.which(program) is None})
     if missing:
         raise LabError(f"missing Debian packages: {' '.join(missing)}; `scripts/setup` installs them")
     for port in (topology.grpc_port, topology.rest_port):
@@ -88,6 +89,8 @@ def _make_pki(topology: Topology) -> None:
         pki = topology.host_directory(host) / "etc" / "pki"
         files.create_member(pki, folder, host.name, [host.address], clock)
         hosts.write_private(pki / "join-token", token + "\n")
+    if topology.store == "etcd":
+        etcd.make_pki(topology)
     files.create_user(folder, folder, "admin", ["system:masters"], clock)
     secrets = {"join_token": token, "ca_hash": certificates.ca_hash(ca.certificate_pem)}
     hosts.write_private(topology.directory / "secrets.json", json.dumps(secrets))

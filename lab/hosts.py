@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lab import cgroups, segment
+from lab import cgroups, etcd, segment
 from lab.topology import (
     GRPC_PORT,
     RAFT_PORT,
@@ -74,6 +74,9 @@ def _services(topology: Topology, host: Host, secrets: dict[str, str]) -> list[d
             *("--grpc-listen", f"0.0.0.0:{GRPC_PORT}", "--advertise-grpc", f"{host.address}:{GRPC_PORT}"),
             *("--rest-listen", f"0.0.0.0:{REST_PORT}", "--initial-join-token-file", f"{PKI}/join-token"),
         ]
+        if topology.store == "etcd":
+            control = service("control", *argv, *etcd.member_flags(topology, host), *topology.control_flags)
+            return [service("etcd", *etcd.server(topology, host)), control]
         return [service("control", *argv, *topology.control_flags)]
     servers = [part for c in topology.controls for part in ("--server", f"{c.address}:{GRPC_PORT}")]
     mirror = f"http://{REGISTRY_ADDRESS}:{REGISTRY_PORT}"
@@ -215,6 +218,7 @@ SERVICE_MARKS = {
     "node": b"/steer-node",
     "containerd": b"/containerd",
     "registry": b"/docker-registry",
+    "etcd": b"/etcd",
 }
 
 

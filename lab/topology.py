@@ -27,6 +27,7 @@ REGISTRY_ADDRESS = str(SEGMENT[2])
 FIRST_CONTROL, FIRST_NODE = 11, 101  # last octet of control-1 and node-1
 MAX_CONTROL, MAX_NODES = 9, 100
 GRPC_PORT, RAFT_PORT, REST_PORT, REGISTRY_PORT = 7443, 7444, 6443, 5000
+STORES = ("embedded", "etcd")
 NAME = re.compile(r"[a-z][a-z0-9]{0,7}")  # short: it becomes part of interface and namespace names
 
 
@@ -54,6 +55,7 @@ class Topology:
     rest_port: int = REST_PORT
     control_flags: tuple[str, ...] = field(default=())
     node_flags: tuple[str, ...] = field(default=())
+    store: str = "embedded"  # where the control plane keeps its state: embedded, or etcd on the control hosts
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -62,6 +64,8 @@ class Topology:
             raise LabError(
                 f"--control {self.control}: use an odd number from 1 to {MAX_CONTROL}, so that a majority is clear"
             )
+        if self.store not in STORES:
+            raise LabError(f"--store {self.store}: use {' or '.join(STORES)}")
         if not 0 <= self.nodes <= MAX_NODES:
             raise LabError(f"--nodes {self.nodes}: use a number from 0 to {MAX_NODES}")
 
@@ -120,6 +124,7 @@ class Topology:
             "rest_port": self.rest_port,
             "control_flags": list(self.control_flags),
             "node_flags": list(self.node_flags),
+            "store": self.store,
         }
 
     @classmethod

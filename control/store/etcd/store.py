@@ -77,11 +77,12 @@ REPORT_S: Final = 10.0  # how often a member that waits for etcd at its start sa
 
 
 class EtcdStore(Store):
-    """A member's store on etcd. `start` it in a running event loop, `stop` it in the end.
+    """A member's store on etcd. Made in a running event loop; `start` it, and `stop` it in the end. Raises OSError (the TLS files).
 
     Args:
         name: this member's, by which it is elected.
         advertise: what `status` shows as this member's address.
+        members: names that are shown also while they do not run.
     """
 
     def __init__(
@@ -101,37 +102,32 @@ class EtcdStore(Store):
     ) -> None:
         self.name = name
         self._address = address
-        self._tls = tls
         self._clock = clock
-        self._advertise = advertise
-        self._expected = tuple(members)
         self._quota = quota_bytes
         self._layout = Layout(address.prefix, sealer)
         self._engine = Engine(state=Mirror(budget))
         self._metrics = StoreMetrics(registry or CollectorRegistry(), self._engine)
         self._nonce = entropy.token(12)
         self._count = itertools.count()
-        self._flying: dict[
-            str, int
-        ] = {}  # nonces of transactions under way: the revision they were seen at, 0: not seen
+        self._flying: dict[str, int] = {}  # transactions under way by nonce: where the mirror saw them, 0: not yet
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._doubt = 0  # a fence under which something may still be on its way; 0: none
         self._settling = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
         self._engine.hub.check = self._require_open_events
+        self._client = EtcdClient(address, tls)
+        layout, engine = self._layout, self._engine
+        self._follower = Follower(self._client, layout, engine, self._saw, self._metrics, clock)
+        self._election = Election(self._client, layout, name, advertise, clock, self.barrier)
+        self._administration = EtcdAdministration(
+            name, tuple(members), self, self._client, self._follower, self._election
+        )
         self.index = self._engine.index
         self.history = self._engine.history
 
     async def start(self) -> None:
-        """Load the state and take part; waits for etcd as long as it takes. Raises OSError (the TLS files)."""
-        self._client = EtcdClient(self._address, self._tls)
-        layout, engine = self._layout, self._engine
-        self._follower = Follower(self._client, layout, engine, self._saw, self._metrics, self._clock)
-        self._election = Election(self._client, layout, self.name, self._advertise, self._clock, self.barrier)
-        self._administration = EtcdAdministration(
-            self.name, self._expected, self, self._client, self._follower, self._election
-        )
+        """Load the state and take part; waits for etcd as long as it takes."""
         create = asyncio.get_running_loop().create_task
         self._tasks.append(create(self._follower.run(), name="etcd mirror"))
         while not self._follower.loaded.is_set():
@@ -150,8 +146,6 @@ class EtcdStore(Store):
         """End every watch, hand leadership over, close the connections."""
         self._stopped = True
         self._engine.hub.close(NoLeaderError("this member is stopping"))
-        if not hasattr(self, "_client"):
-            return
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
