@@ -17,6 +17,7 @@ from control.registry import Document, Resource
 from steersman.errors import ApiError
 
 CREATE, UPDATE, DELETE = "CREATE", "UPDATE", "DELETE"  # operations
+SERVICE_NAMESPACES: Final = ("default", "kube-system", "kube-public")  # that the cluster can't do without
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,3 @@ def run(steps: tuple[Step, ...], request: Request, view: View) -> list[str]:
         if refusal is not None:
             raise refusal
     return request.warnings
-
-
-SERVICE_NAMESPACES: Final = ("default", "kube-system", "kube-public")  # that the cluster can't do without

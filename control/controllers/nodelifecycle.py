@@ -11,6 +11,10 @@ heartbeat, with `timeAdded` rounded up, and the eviction waits for tolerationSec
 least a margin before. Therefore pods of a silent node are removed with grace 0, also those that were terminating.
 Unsafe if an agent's clock runs slower than ours by more than margin / (lease + toleration).
 
+Kubernetes stops evicting when most nodes of a zone are silent at once, because its nodes may well be running their pods
+and the control plane be the one that is cut off. Here the pods of a silent node have stopped whatever the cause, and so
+many silent nodes change nothing about that: their pods are replaced, and wait as Pending while there is nowhere to go.
+
 A node that is back reports its status again; the taints follow its Ready condition. Who writes what: Ready and the
 pressure conditions are the agent's while it is heard from and ours while it is silent; the taints
 `node.kubernetes.io/*` of the conditions and of `spec.unschedulable` are ours alone.

@@ -71,16 +71,6 @@ def dns_subdomain(value: str) -> str | None:
     return None
 
 
-def path_segment(value: str) -> str | None:
-    """A name of which only the use in a URL's path is asked: roles, bindings."""
-    if value in (".", ".."):
-        return f"may not be '{value}'"
-    for character in "/%":
-        if character in value:
-            return f"may not contain '{character}'"
-    return None
-
-
 def qualified_name(value: str) -> str | None:
     """A label or annotation key: a name with an optional DNS prefix."""
     prefix, slash, name = value.rpartition("/")

@@ -50,7 +50,7 @@ class Node:
         type: "object" (has `fields`), "map" and "array" (have `item`), "string", "integer", "number", "boolean", "bytes",
             "time", "microtime", "quantity", "int-or-string", or "any".
         definition: the definition's full name, empty for places inside one.
-        merge_key, list_keys, list_type: how a list is merged: by which key; "map", "set" or "atomic".
+        merge_key, list_keys: by which keys the members of a list are told apart when it is merged.
     """
 
     type: str
@@ -60,7 +60,6 @@ class Node:
     item: Node | None = None
     merge_key: str = ""
     list_keys: tuple[str, ...] = ()
-    list_type: str = ""
 
     @property
     def name(self) -> str:
@@ -142,7 +141,6 @@ class Schemas:
             node.item = self._place(schema["items"])
             node.merge_key = schema.get("x-kubernetes-patch-merge-key", "")
             node.list_keys = tuple(schema.get("x-kubernetes-list-map-keys", ()))
-            node.list_type = schema.get("x-kubernetes-list-type", "")
 
     def _place(self, schema: dict[str, Any]) -> Node:
         reference = schema.get("$ref")

@@ -52,7 +52,6 @@ class Decision:
     pod: PodFacts
     node: str = ""
     nodes: int = 0
-    rating: float = 0.0
     refused: tuple[Refused, ...] = ()
 
     @property
@@ -119,7 +118,7 @@ def place(nodes: NodeTable, pod: PodFacts, profile: Profile, verdicts: Verdicts)
     best = float(total.max())
     tied = candidates[total >= best - TIE]
     row = int(tied[zlib.crc32(pod.uid.encode()) % tied.size])
-    return Decision(pod, nodes.names[row], nodes.count, best)
+    return Decision(pod, nodes.names[row], nodes.count)
 
 
 def rate(nodes: NodeTable, pod: PodFacts, profile: Profile, among: Mask) -> Scores:

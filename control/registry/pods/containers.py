@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 from control.registry import formats
@@ -349,10 +348,3 @@ def _validate_security(context: Mapping[str, Any], path: str, problems: Problems
         problems.invalid(
             f"{path}.allowPrivilegeEscalation", False, "a privileged container can't be kept from gaining privileges"
         )
-
-
-def resource_total(containers: Any, kind: str, name: str) -> Decimal:
-    """The sum over containers of one resource's requests or limits."""
-    return sum(
-        (quantity.parse(c.get("resources", {}).get(kind, {}).get(name, "0")) for c in containers), start=Decimal(0)
-    )
