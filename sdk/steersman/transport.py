@@ -9,6 +9,7 @@ is repeated only when that does no harm, which is the caller's to say (`idempote
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -102,6 +103,8 @@ class GrpcTransport:
         metadata: Sequence[tuple[str, str]] = (),
         clock: Clock | None = None,
         entropy: Entropy | None = None,
+        limit_s: float = math.inf,
+        patience_s: float = math.inf,
     ) -> None:
         if not members:
             raise ValueError("at least one member address is needed")
@@ -110,19 +113,31 @@ class GrpcTransport:
         self._metadata = tuple(metadata)
         self._clock = clock or SystemClock()
         self._entropy = entropy or SystemEntropy()
+        self._limit_s = limit_s
+        self._patience_s = patience_s
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._retired: list[grpc.aio.Channel] = []
         self._stubs: dict[tuple[str, str], Any] = {}
         self._at = 0
 
     @classmethod
-    def from_config(cls, config: ClusterConfig) -> GrpcTransport:
+    def from_config(
+        cls, config: ClusterConfig, *, limit_s: float = math.inf, patience_s: float = math.inf
+    ) -> GrpcTransport:
         """Connect as the configuration says.
+
+        `limit_s` bounds the time-out of every unary call, and `patience_s` how long one is tried again while no connection
+        comes about: programs wait for a cluster to come back, people want to be told.
 
         Raises:
             ConfigError: a certificate file cannot be read.
         """
-        return cls(config.members, credentials(config.ca, config.certificate, config.key))
+        return cls(
+            config.members,
+            credentials(config.ca, config.certificate, config.key),
+            limit_s=limit_s,
+            patience_s=patience_s,
+        )
 
     @property
     def member(self) -> str:
@@ -164,7 +179,9 @@ class GrpcTransport:
         timeout: float = DEFAULT_TIMEOUT_S,
         idempotent: bool = True,
     ) -> Any:
-        deadline = self._clock.monotonic() + timeout
+        timeout = min(timeout, self._limit_s)
+        began = self._clock.monotonic()
+        deadline = began + timeout
         backoff = FIRST_BACKOFF_S
         while True:
             member = self.member
@@ -176,13 +193,16 @@ class GrpcTransport:
             except grpc.aio.AioRpcError as error:
                 problem = ApiError.from_rpc(error)
                 refused = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+                if not refused:
+                    problem = _unreached(problem, member, timeout)
                 if problem.reason in ("ServiceUnavailable", "Timeout"):
                     await self._next_member(member, channel)
                 if problem.reason != "ServiceUnavailable" or not (refused or idempotent or _never_sent(error)):
                     raise problem from None
                 pause = backoff * (0.5 + self._entropy.jitter() / 2)
                 backoff = min(backoff * 2, MAX_BACKOFF_S)
-                if self._clock.monotonic() + pause >= deadline:
+                now = self._clock.monotonic()
+                if now + pause >= deadline or (_never_sent(error) and now - began >= self._patience_s):
                     raise problem from None
                 await asyncio.sleep(pause)
 
@@ -197,6 +217,8 @@ class GrpcTransport:
             problem = ApiError.from_rpc(error)
             if problem.reason == "ServiceUnavailable":
                 await self._next_member(member, channel)
+            if not any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
+                problem = _unreached(problem, member, 0.0)
             raise problem from None
         finally:
             call.cancel()
@@ -217,6 +239,20 @@ def _never_sent(error: grpc.aio.AioRpcError) -> bool:
     """Whether the call failed before any byte of it left: only then is a write that is not idempotent repeated."""
     text = error.debug_error_string() or error.details() or ""
     return "failed to connect" in text.lower() or "connection refused" in text.lower()
+
+
+def _unreached(problem: ApiError, member: str, timeout: float) -> ApiError:
+    """A failure that no server worded, with the address and what to look at."""
+    if problem.reason == "Timeout" and timeout > 0:
+        return ApiError("Timeout", f"{member} did not answer within {timeout:g} s")
+    if problem.reason == "ServiceUnavailable":
+        why = problem.message.rpartition("last error: ")[2]
+        return ApiError(
+            "ServiceUnavailable",
+            f"no connection to {member} ({why}): is the cluster up, and is this its address?",
+            retry_after=problem.retry_after,
+        )
+    return problem
 
 
 class GrpcDuplex:

@@ -72,11 +72,23 @@ class Commands(click.Group):
 @click.option(
     "--config", type=click.Path(path_type=Path), help="Configuration file instead of ~/.steersman/config.yaml."
 )
-@click.option("--request-timeout", default=30.0, show_default=True, help="Seconds that one request may take.")
+@click.option("--request-timeout", default="30", show_default=True, help="How long one request may take: 5, 30s, 2m.")
 @click.pass_context
-def steer(ctx: click.Context, namespace: str, cluster: str, config: Path | None, request_timeout: float) -> None:
+def steer(ctx: click.Context, namespace: str, cluster: str, config: Path | None, request_timeout: str) -> None:
     """Steersman: a small, fast, readable Kubernetes."""
-    ctx.obj = Session(cluster=cluster, namespace=namespace, config=config, timeout=request_timeout)
+    ctx.obj = Session(cluster=cluster, namespace=namespace, config=config, timeout=_seconds(request_timeout))
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        from steersman.cli.streams import seconds_of  # noqa: PLC0415 - most command lines name a number, or nothing
+
+        seconds = float(seconds_of(text))
+    if not seconds > 0:
+        raise click.BadParameter(f"{text!r} is no time: write 5, 30s or 2m", param_hint="--request-timeout")
+    return seconds
 
 
 def main() -> None:

@@ -16,6 +16,9 @@ from steersman.transport import GrpcTransport
 from steersman.v1 import objects_pb2 as pb
 
 R = TypeVar("R")
+PATIENCE_S = (
+    5.0  # for a first connection: a leader that fails is replaced well within it, and nobody waits longer unasked
+)
 
 
 @dataclass(slots=True)
@@ -34,7 +37,11 @@ class Session:
         async def with_client() -> R:
             found = configuration.load(self.config, self.cluster)
             self.namespace = self.namespace or found.namespace
-            client = AsyncClient(GrpcTransport.from_config(found), namespace=self.namespace, field_manager="steer")
+            client = AsyncClient(
+                GrpcTransport.from_config(found, limit_s=self.timeout, patience_s=PATIENCE_S),
+                namespace=self.namespace,
+                field_manager="steer",
+            )
             async with client:
                 return await work(client)
 
