@@ -73,7 +73,7 @@ class Lab:
     def up(self, *flags: str) -> None:
         t = self.topology
         self.down()
-        where = ("--grpc-port", str(t.grpc_port), "--rest-port", str(t.rest_port))
+        where = ("--grpc-port", str(t.grpc_port), "--rest-port", str(t.rest_port), "--store", t.store)
         self.steer(
             *("lab", "up", "--name", t.name, "--control", str(t.control), "--nodes", str(t.nodes), *where, *flags),
             timeout=150,
