@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NoReturn
 
@@ -17,6 +17,7 @@ import grpc.aio
 
 from control import metrics
 from control.identity import Caller, SubjectCache, from_auth_context, speaking_for
+from steersman.clock import Clock
 from steersman.errors import DETAILS_KEY, ApiError
 
 log = logging.getLogger("control.rpc")
@@ -86,6 +87,24 @@ def internal_error(verb: str, failure: Exception) -> ApiError:
     """What is told of a failure of ours, which is logged here."""
     log.error("%s failed", verb, exc_info=failure)
     return ApiError("InternalError", f"internal error in {verb}: this member's log has the details")
+
+
+async def unary(verb: str, context: Any, clock: Clock, answer: Callable[[], Awaitable[Any]]) -> Any:
+    """A call with one answer."""
+    started = clock.monotonic()
+    code = "OK"
+    try:
+        return await answer()
+    except ApiError as error:
+        code, problem = error.reason, error
+    except asyncio.CancelledError:
+        code = "Cancelled"
+        raise
+    except Exception as failure:
+        code, problem = "InternalError", internal_error(verb, failure)
+    finally:
+        metrics.observe("grpc", verb, code, clock.monotonic() - started)
+    return await refuse(context, problem)
 
 
 @asynccontextmanager

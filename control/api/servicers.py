@@ -14,7 +14,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from control import metrics
+from control import metrics, rpc
 from control.api.cluster import ClusterHandlers
 from control.api.encryption import EncryptionHandlers
 from control.api.forwarding import LeaderLink
@@ -38,21 +38,7 @@ class _Servicer:
     async def _unary(
         self, verb: str, context: Any, handler: Callable[[Any, Caller], Awaitable[Any]], request: Message
     ) -> Any:
-        started = self._clock.monotonic()
-        code = "OK"
-        try:
-            return await handler(request, self._gatekeeper.caller(context))
-        except ApiError as error:
-            code = error.reason
-            problem = error
-        except asyncio.CancelledError:
-            code = "Cancelled"
-            raise
-        except Exception as failure:
-            code, problem = "InternalError", internal_error(verb, failure)
-        finally:
-            metrics.observe("grpc", verb, code, self._clock.monotonic() - started)
-        return await refuse(context, problem)
+        return await rpc.unary(verb, context, self._clock, lambda: handler(request, self._gatekeeper.caller(context)))
 
     async def _stream(
         self, verb: str, context: Any, handler: Callable[[Caller], AsyncGenerator[Any, None]]

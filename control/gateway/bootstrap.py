@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from control.ca.certificates import CertificateAuthority, CertificateError
 from control.ca.tokens import JoinTokens, TokenError
 from control.gateway.heartbeats import Heartbeats
 from control.identity import NODE_PREFIX
-from control.rpc import refuse
+from control.rpc import unary
 from control.store.interface import NoLeaderError, StoreError
 from steersman.clock import Clock
 from steersman.errors import ApiError, bad_request, unavailable
@@ -50,10 +50,7 @@ class Bootstrap(node_pb2_grpc.NodeBootstrapServicer):
 
     async def Join(self, request: node_pb2.JoinRequest, context: Any) -> node_pb2.JoinResponse:  # noqa: N802 - the rpc's name
         """Trade a token for a certificate."""
-        try:
-            return await self._join(request)
-        except ApiError as error:
-            await refuse(context, error)
+        return cast(node_pb2.JoinResponse, await unary("Join", context, self._clock, lambda: self._join(request)))
 
     async def _join(self, request: node_pb2.JoinRequest) -> node_pb2.JoinResponse:
         self._serving()  # elsewhere, or before the cluster is set up, a good token may not be known yet

@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import grpc.aio
 
@@ -32,7 +32,7 @@ from control.gateway.sessions import Sessions
 from control.gateway.settings import GatewaySettings
 from control.gateway.streams import Bridges, Frame
 from control.identity import Caller, forwarded_metadata
-from control.rpc import Gatekeeper, refuse, stream
+from control.rpc import Gatekeeper, stream, unary
 from steersman.client import AsyncClient
 from steersman.clock import Clock, Entropy
 from steersman.errors import ApiError, unavailable
@@ -100,6 +100,7 @@ class Gateway:
     ) -> None:
         self.settings = settings or GatewaySettings()
         self.heartbeats = heartbeats
+        self.clock = clock
         self._client = client
         self._cluster = cluster
         self._authorize = authorize
@@ -196,10 +197,12 @@ class _NodeGateway(node_pb2_grpc.NodeGatewayServicer):
             await gateway.term().bridges.serve_agent(node, context)
 
     async def Renew(self, request: node_pb2.RenewRequest, context: Any) -> node_pb2.JoinResponse:  # noqa: N802
-        try:
-            return self._gateway.bootstrap.renew(self._gateway.node(context), request)
-        except ApiError as error:
-            await refuse(context, error)
+        gateway = self._gateway
+
+        async def renew() -> node_pb2.JoinResponse:
+            return gateway.bootstrap.renew(gateway.node(context), request)
+
+        return cast(node_pb2.JoinResponse, await unary("Renew", context, gateway.clock, renew))
 
 
 class _Streams(streams_pb2_grpc.StreamsServicer):

@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 
 from control import rpc
+from steersman.clock import ManualClock
 from steersman.errors import DETAILS_KEY, ApiError, Cause, unavailable
 
 
@@ -88,3 +89,14 @@ async def test_a_call_ends_after_the_message_that_is_being_sent() -> None:
     context.taken.set()
     await settling
     assert context.written == ["last"]
+
+
+async def test_a_failure_of_a_unary_call_stays_inside() -> None:
+    async def fail() -> None:
+        raise KeyError("inner secret")
+
+    context = Context()
+    with pytest.raises(EndedError):
+        await rpc.unary("Join", context, ManualClock(), fail)
+    assert context.told is not None
+    assert "secret" not in context.told[1]
