@@ -1,4 +1,4 @@
-"""Three hosts with a member each: network namespaces on one bridge, disks that can run full, processes that can be killed.
+"""Four hosts, three of them with a member: network namespaces on one bridge, disks that can run full, processes that can be killed.
 
 The hosts meet on a bridge in a namespace of its own, where the clients run too. Links are cut by nftables in the receiving host. A
 disk is a tmpfs of bounded size, so it can be filled, and outlives the processes; what a power cut does to unsynced bytes is the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,13 +42,15 @@ class Host:
         self.log = folder / f"{self.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.cuts: set[int] = set()  # last octets from which nothing arrives
+        self.how: tuple[str, str] | None = None  # how its member came to the cluster; None: there is no member here
 
-    def start(self, cluster: str) -> None:
+    def start(self) -> None:
         """Start the member."""
+        assert self.how is not None
         argv = [
             *("ip", "netns", "exec", self.namespace, sys.executable, "-m", "control.main", "run", "--name", self.name),
             *("--data-dir", str(self.disk / "data"), "--pki-dir", str(self.pki), "--raft-listen", self.raft),
-            *("--grpc-listen", self.grpc, "--rest-listen", f"{self.address}:6443", "--initial-cluster", cluster),
+            *("--grpc-listen", self.grpc, "--rest-listen", f"{self.address}:6443", *self.how),
         ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
@@ -89,14 +92,20 @@ class Host:
         """Give the room back."""
         (self.disk / "filler").unlink(missing_ok=True)
 
-    def heal(self, cluster: str) -> None:
+    def heal(self) -> None:
         """Undo every fault."""
         self.cut()
         self.free()
-        if self.process is None:
-            self.start(cluster)
-        else:
+        if self.process is not None:
             self.signal(signal.SIGCONT)
+        elif self.how is not None:
+            self.start()
+
+    def empty(self) -> None:
+        """Have no member here any more, and nothing of it."""
+        self.signal(signal.SIGKILL)
+        self.how = None
+        shutil.rmtree(self.disk / "data", ignore_errors=True)
 
 
 class Site:
@@ -105,8 +114,15 @@ class Site:
     def __init__(self, prefix: str, folder: Path) -> None:
         self.folder = folder
         self.switch = f"{prefix}-sw"
-        self.hosts = [Host(prefix, number, folder) for number in (1, 2, 3)]
-        self.cluster = ",".join(f"{host.name}={host.raft}" for host in self.hosts)
+        self.hosts = [Host(prefix, number, folder) for number in (1, 2, 3, 4)]
+        cluster = ",".join(f"{host.name}={host.raft}" for host in self.hosts[:3])
+        for host in self.hosts[:3]:
+            host.how = ("--initial-cluster", cluster)
+
+    @property
+    def active(self) -> list[Host]:
+        """Hosts with a member."""
+        return [host for host in self.hosts if host.how is not None]
 
     def build(self) -> None:
         """Make namespaces, disks and certificates."""

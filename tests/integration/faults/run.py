@@ -49,6 +49,7 @@ class Run:
         self.history = History()
         self.faults: Counter[str] = Counter()
         self.story: dict[int, Told] = {}
+        self.lost: tuple[Host, Host] | None = None  # a replacement under way: the new and the old
         self._begun = time.monotonic()
         self._clients: list[AsyncClient] = []
 
@@ -58,23 +59,22 @@ class Run:
     def client(self, *hosts: Host) -> AsyncClient:
         folder = self.site.folder
         trust = credentials(folder / "ca" / "ca.crt", folder / "admin.crt", folder / "admin.key")
-        found = list(hosts or self.site.hosts)
-        self.dice.shuffle(found)
+        found = list(hosts) or self.dice.sample(self.site.hosts, len(self.site.hosts))
         client = AsyncClient(GrpcTransport([host.grpc for host in found], trust))
         self._clients.append(client)
         return client
 
     async def run(self) -> dict[str, Any]:
         """Run, and answer what happened. Raises BrokenPromiseError."""
-        for host in self.site.hosts:
-            host.start(self.site.cluster)
+        for host in self.site.active:
+            host.start()
         await self.well()
         self._begun = time.monotonic()
         writers = [
             Writer(f"w{n}", self.client(), self.history, self.now, random.Random(self.dice.random()))
             for n in range(WRITERS)
         ]
-        watchers = [Watcher(f"v{n}", self.client(self.site.hosts[n % 3]), self.story) for n in range(WATCHERS)]
+        watchers = [Watcher(f"v{n}", self.client(), self.story) for n in range(WATCHERS)]
         tasks = [asyncio.ensure_future(one.run()) for one in (*writers, *watchers)]
         try:
             faults = asyncio.ensure_future(self.faulty())
@@ -116,17 +116,8 @@ class Run:
     # --- faults
 
     async def faulty(self) -> None:
-        kinds = [
-            self.kill,
-            self.kill,
-            self.pause,
-            self.isolate,
-            self.cut,
-            self.cut_one_way,
-            self.fill,
-            self.hand_over,
-            self.save,
-        ]
+        faults = [self.kill, self.kill, self.pause, self.isolate, self.cut, self.cut_one_way, self.fill]
+        kinds = [*faults, self.hand_over, self.save, self.replace]
         deck: list[Any] = []
         while self.now() < self.seconds:
             if not deck:
@@ -135,13 +126,15 @@ class Run:
                     deck.insert(self.dice.randrange(len(deck)), self.kill_all)
             fault = deck.pop()
             self.faults[fault.__name__] += 1
-            host = await self.leader() if self.dice.random() < 0.6 else self.dice.choice(self.site.hosts)
+            host = await self.leader() if self.dice.random() < 0.6 else self.dice.choice(self.site.active)
             print(f"{self.now():7.2f} s  {fault.__name__} {host.name}", flush=True)
             await fault(host)
             self.alive()
+            if self.lost:
+                await self.well()  # who belongs to the cluster has to be found out first
             if self.dice.random() < 0.75:  # else the next fault comes on top
                 for one in self.site.hosts:
-                    one.heal(self.site.cluster)
+                    one.heal()
                 await asyncio.sleep(self.dice.uniform(0.5, 2.5))
 
     async def leader(self) -> Host:
@@ -154,7 +147,7 @@ class Run:
         finally:
             self._clients.remove(client)
             await client.close()
-        return next((host for host in self.site.hosts if host.name == name), self.site.hosts[0])
+        return next((host for host in self.site.active if host.name == name), self.site.active[0])
 
     async def last(self) -> None:
         await asyncio.sleep(self.dice.uniform(0.3, LONGEST_FAULT_S))
@@ -163,14 +156,14 @@ class Run:
         host.signal(signal.SIGKILL)
         await asyncio.sleep(self.dice.uniform(0.0, 2.0))
         if host.process is None:
-            host.start(self.site.cluster)
+            host.start()
         await asyncio.sleep(self.dice.uniform(0.0, 2.0))
 
     async def kill_all(self, _: Host) -> None:
-        for host in self.site.hosts:
+        for host in self.site.active:
             host.signal(signal.SIGKILL)
-        for host in self.site.hosts:
-            host.start(self.site.cluster)
+        for host in self.site.active:
+            host.start()
         await self.last()
 
     async def pause(self, host: Host) -> None:
@@ -187,7 +180,7 @@ class Run:
         await self.last()
 
     async def cut(self, host: Host) -> None:
-        other = self.dice.choice([one for one in self.site.hosts if one is not host])
+        other = self.dice.choice([one for one in self.site.active if one is not host])
         host.cut(10 + other.number)
         other.cut(10 + host.number)
         await self.last()
@@ -213,6 +206,80 @@ class Run:
             self._clients.remove(client)
             await client.close()
 
+    async def replace(self, host: Host) -> None:
+        """Not a fault either, but what faults come on top of: another member takes this one's place."""
+        (spare,) = (one for one in self.site.hosts if one not in self.site.active)
+        client = self.client(*self.site.active)
+        self.lost = (spare, host)
+        try:
+            async with asyncio.timeout(15.0):
+                await client.add_member(spare.name, spare.raft, timeout=5.0)
+                spare.how = ("--join", ",".join(one.grpc for one in self.site.active))
+                spare.start()
+                await self.until_voting(client, spare)
+                if self.dice.random() < 0.3:
+                    self.dice.choice(self.site.active).signal(signal.SIGKILL)
+                await self.until_removed(client, host)
+        except (ApiError, TimeoutError):
+            return  # half done: `settle` does the rest
+        finally:
+            self._clients.remove(client)
+            await client.close()
+        self.lost = None
+
+    async def until_voting(self, client: AsyncClient, host: Host) -> None:
+        while True:
+            try:
+                await client.promote_member(host.name, timeout=5.0)
+                return
+            except ApiError as error:
+                if error.reason not in ("BadRequest", "ServiceUnavailable", "Timeout"):
+                    raise
+            await asyncio.sleep(0.1)
+
+    async def until_removed(self, client: AsyncClient, host: Host) -> None:
+        while True:
+            try:
+                await client.remove_member(host.name, timeout=5.0)
+                break
+            except ApiError as error:
+                if error.reason == "NotFound":
+                    break
+                if error.reason not in ("BadRequest", "ServiceUnavailable", "Timeout"):
+                    raise
+            await asyncio.sleep(0.1)
+        host.empty()
+
+    async def settle(self, begun: float) -> None:
+        """Finish a replacement that was left half done: the new one votes, the old one is gone."""
+        if self.lost is None:
+            return
+        spare, host = self.lost
+        client = self.client(*self.site.active)
+        try:
+            async with asyncio.timeout(HEALED_S - (time.monotonic() - begun)):
+                while True:
+                    try:
+                        await client.add_member(spare.name, spare.raft, timeout=5.0)
+                        break
+                    except ApiError as error:
+                        if error.reason not in ("ServiceUnavailable", "Timeout"):
+                            raise
+                    await asyncio.sleep(0.1)
+                if spare.how is None:
+                    spare.how = ("--join", ",".join(one.grpc for one in self.site.active))
+                    spare.start()
+                await self.until_voting(client, spare)
+                await self.until_removed(client, host)
+        except (ApiError, TimeoutError) as error:
+            raise BrokenPromiseError(
+                f"{spare.name} cannot take the place of {host.name} after healing: {error!r}"
+            ) from None
+        finally:
+            self._clients.remove(client)
+            await client.close()
+        self.lost = None
+
     async def save(self, host: Host) -> None:
         """Not a fault: a snapshot in the middle of them, whole or not at all."""
         client, file = self.client(host), self.site.folder / f"{len(self.history.calls)}.snapshot"
@@ -237,9 +304,10 @@ class Run:
     async def well(self) -> None:
         """Heal everything and wait until every member serves linearizable reads and takes writes."""
         for host in self.site.hosts:
-            host.heal(self.site.cluster)
+            host.heal()
         begun = time.monotonic()
-        for host in self.site.hosts:
+        await self.settle(begun)
+        for host in self.site.active:
             client = self.client(host)
             while True:
                 self.alive()
@@ -259,7 +327,7 @@ class Run:
     async def final_reads(self) -> None:
         """Every key on every member, for the history."""
         keys = {call.key for call in self.history.calls}
-        for host in self.site.hosts:
+        for host in self.site.active:
             reader = Writer(f"final-{host.name}", self.client(host), self.history, self.now, self.dice)
             for key in sorted(keys)[-KEYS * 3 :]:
                 await reader.read(key)

@@ -1,4 +1,4 @@
-"""Under kill -9, SIGSTOP, cut links and full disks, three real members keep their promises."""
+"""Under kill -9, SIGSTOP, cut links, full disks and changes of who they are, three real members keep their promises."""
 
 from __future__ import annotations
 
