@@ -49,7 +49,9 @@ class Call:
     repeats: int = 0
 
     def __str__(self) -> str:
-        what = {"read": f" -> {self.found}", "update": f" {self.expect} -> {self.value}"}.get(self.kind, f" {self.value}")
+        what = {"read": f" -> {self.found}", "update": f" {self.expect} -> {self.value}"}.get(
+            self.kind, f" {self.value}"
+        )
         if self.kind == "delete":
             what = f" of {self.expect and self.expect[0]}"
         return f"[{self.start:9.1f} … {self.end:9.1f}] {self.process} {self.kind} {self.key}{what}: {self.outcome}"
@@ -84,7 +86,7 @@ def step(state: State, call: Call) -> Step:
         fits = {
             "exists": state is not None,
             "missing": state is None,
-            "conflict": state is not None and (state[0] if call.kind == "delete" else state) != expected,
+            "conflict": state != expected if call.kind != "delete" else state is not None and state[0] != expected,
         }
         return fits[call.outcome], state
     match call.kind:
@@ -138,7 +140,9 @@ def _search(calls: Sequence[Call], initial: State) -> tuple[bool, int]:
             if begun[position].start <= first_end:
                 fits, after = step(state, begun[position])
                 if fits and after == state and required >> position & 1:
-                    following = [(0.0, position, state)]  # it changes nothing: if it may come now, it need not come later
+                    following = [
+                        (0.0, position, state)
+                    ]  # it changes nothing: if it may come now, it need not come later
                     break
                 if fits and after != state:
                     following.append((begun[position].end, position, after))
@@ -182,6 +186,17 @@ def _until(calls: Sequence[Call], moment: float) -> list[Call]:
             known.append(call)
         elif call.start <= moment and call.outcome in ("ok", "unknown") and call.kind != "read":
             known.append(
-                Call(call.key, call.kind, "unknown", call.start, math.inf, call.value, call.expect, None, call.process, call.repeats)
+                Call(
+                    call.key,
+                    call.kind,
+                    "unknown",
+                    call.start,
+                    math.inf,
+                    call.value,
+                    call.expect,
+                    None,
+                    call.process,
+                    call.repeats,
+                )
             )
     return known

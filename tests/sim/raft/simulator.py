@@ -366,6 +366,7 @@ class World:
         self.acknowledged = 0
         self.reads = 0
         self.healed = False
+        self.broken: Exception | None = None  # the first promise that was; whoever runs inside the world may swallow it
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
         self._cut: set[tuple[str, str]] = set()
@@ -420,6 +421,8 @@ class World:
         while self._events and self._events[0][0] <= limit_ms:
             self.now_ms, _, action = heapq.heappop(self._events)
             action()
+            if self.broken is not None:
+                raise self.broken
             if self.now_ms >= next_check:
                 next_check = self.now_ms + 500
                 self._check_log_matching()
@@ -628,7 +631,8 @@ class World:
 
     def check(self, holds: bool, what: str) -> None:
         if not holds:
-            raise ViolationError(f"seed {self.seed} at {self.now_ms:.0f} ms: {what}")
+            self.broken = self.broken or ViolationError(f"seed {self.seed} at {self.now_ms:.0f} ms: {what}")
+            raise self.broken
 
     def check_applied(self, member: Member, index: int, entry: tuple[int, bytes]) -> None:
         if index <= len(self.committed):

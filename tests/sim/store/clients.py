@@ -20,7 +20,7 @@ from steersman.errors import ApiError
 from steersman.transport import GrpcTransport
 from steersman.v1 import objects_pb2 as pb
 from tests.sim.linearizability import Call, Kind, Outcome, State
-from tests.sim.store.wire import Stub
+from tests.sim.store.wire import Credentials
 
 if TYPE_CHECKING:
     from tests.sim.store.world import StoreMember, StoreWorld
@@ -44,23 +44,16 @@ class LoopClock:
         return self._loop.time()  # type: ignore[no-any-return]
 
 
-class SimGrpcTransport(GrpcTransport):
-    """The SDK's transport over the simulated wire."""
-
-    def __init__(self, world: StoreWorld, name: str, members: list[str]) -> None:
-        entropy = SeededEntropy(world.random.getrandbits(32))
-        super().__init__(members, None, clock=LoopClock(world.loop), entropy=entropy)  # type: ignore[arg-type]
-        self._world, self._name = world, name
-
-    def _stub(self, member: str, service: str) -> Any:
-        assert service == "Objects"
-        return Stub(self._world, self._world.loop, self._name, member)
-
-
 def make_client(world: StoreWorld, name: str) -> AsyncClient:
     members = [member for member in world.members if member not in world.spare]
     world.random.shuffle(members)
-    return AsyncClient(SimGrpcTransport(world, name, members), namespace=NAMESPACE)
+    credentials: Any = Credentials(world, world.loop, name)
+    entropy = SeededEntropy(world.random.getrandbits(32))
+    return AsyncClient(
+        GrpcTransport(members, credentials, clock=LoopClock(world.loop), entropy=entropy),
+        namespace=NAMESPACE,
+        entropy=entropy,
+    )
 
 
 def state_of(document: Document | None) -> State:
@@ -104,6 +97,8 @@ class Writer:
             except ApiError as error:
                 if error.reason == "AlreadyExists":
                     return
+                self.world.check(error.reason != "InternalError", str(error))
+                self.world.trace(f"{self.name} namespace: {error.reason}: {error}")
             await asyncio.sleep(0.1)
 
     # --- calls
@@ -147,7 +142,8 @@ class Writer:
         with self._call(name, "update", expect=state_of(seen)) as call:
             document = {**seen, "data": {"born": seen["data"]["born"], "value": call.value}}
             request = pb.UpdateRequest(
-                object=pb.Object(json=msgspec.json.encode(document)), options=self.client.acting_as(call.value).options()
+                object=pb.Object(json=msgspec.json.encode(document)),
+                options=self.client.acting_as(call.value).options(),
             )
             answer = await self.client.transport.unary("Objects", "Update", request, timeout=CALL_S, idempotent=False)
             call.ok()
@@ -218,7 +214,8 @@ class Recording:
         if refused and self._call.end == math.inf:
             assert isinstance(error, ApiError)
             self._writer.world.check(
-                error.reason in (*OUTCOMES, "ServiceUnavailable", "Timeout", "TooManyRequests"), f"{error.reason}: {error}"
+                error.reason in (*OUTCOMES, "ServiceUnavailable", "Timeout", "TooManyRequests"),
+                f"{error.reason}: {error}",
             )
             outcome = OUTCOMES.get(error.reason, "unknown")
             if outcome != "unknown":

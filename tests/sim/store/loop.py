@@ -8,18 +8,17 @@ some simulated milliseconds later, and one job of an executor after the other.
 from __future__ import annotations
 
 import asyncio
-import logging
+import functools
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
-
-logger = logging.getLogger(__name__)
 
 
 class Times(Protocol):
     """What a loop needs of a world."""
 
     now_ms: float
+    broken: Exception | None  # what went wrong where nobody sees it
 
     def after(self, delay_ms: float, action: Callable[[], None]) -> None: ...
 
@@ -41,6 +40,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.jobs: list[Callable[[], Any]] = []  # asked of executors and not done yet
         self.on_kill: dict[int, Callable[[], None]] = {}  # connections to this process, by a number of their own
         self._connections = 0
+        self._ready: dict[asyncio.Handle, None] = {}  # due now, and not run yet
         self.dead = False
 
     # --- time
@@ -51,6 +51,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Any = None) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         if not self.dead:
+            self._ready[handle] = None
             self._world.after(0.0, lambda: self.run(handle))
         return handle
 
@@ -66,7 +67,10 @@ class SimLoop(asyncio.AbstractEventLoop):
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
     def run(self, handle: asyncio.Handle) -> None:
-        if self.dead or handle._cancelled:
+        if self.dead:
+            return
+        self._ready.pop(handle, None)
+        if handle._cancelled:
             return
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
@@ -84,7 +88,9 @@ class SimLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
-    def create_task(self, coro: Coroutine[Any, Any, Any], *, name: Any = None, context: Any = None) -> asyncio.Task[Any]:
+    def create_task(
+        self, coro: Coroutine[Any, Any, Any], *, name: Any = None, context: Any = None
+    ) -> asyncio.Task[Any]:
         task = asyncio.Task(coro, loop=self, name=name, context=context)
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._tasks.append(task)
@@ -130,6 +136,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         """When its world is over: let the tasks of a killed process end, so that nothing is left half-way for the collector."""
         grave = _Grave(self._world.now_ms)
         self._world, self.dead = grave, False
+        for handle in list(self._ready):
+            grave.after(0.0, functools.partial(self.run, handle))
         for task in self._tasks:
             task.cancel()
         grave.drain()
@@ -157,8 +165,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         pass
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        if not self.dead:
-            logger.error("in a simulated process: %s", context.get("message"), exc_info=context.get("exception"))
+        error = context.get("exception")
+        if not self.dead and isinstance(error, Exception):
+            self._world.broken = self._world.broken or error
 
 
 class _Grave:
@@ -166,6 +175,7 @@ class _Grave:
 
     def __init__(self, now_ms: float) -> None:
         self.now_ms = now_ms
+        self.broken: Exception | None = None
         self._due: deque[Callable[[], None]] = deque()
 
     def after(self, delay_ms: float, action: Callable[[], None]) -> None:

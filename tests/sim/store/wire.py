@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -34,11 +34,25 @@ def failure(code: grpc.StatusCode, details: str, trailer: Any = ()) -> grpc.aio.
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), metadata, details=details, debug_error_string=details)
 
 
+class Credentials(NamedTuple):
+    """Who dials, in which world: stands for certificates, which are tested elsewhere."""
+
+    world: Any
+    loop: SimLoop
+    name: str
+
+
+def secure_channel(address: str, credentials: Credentials, **_: Any) -> Channel:
+    """Stands for `grpc.aio.secure_channel`."""
+    return Channel(*credentials, address)
+
+
 class SimGatekeeper(Gatekeeper):
-    """Believes what a call says of its sender: certificates are tested elsewhere."""
+    """Believes what a call says of its sender."""
 
     def caller(self, context: Any) -> Caller:
-        peer = member(context.sender) if context.sender in context.members else Caller("admin", frozenset((MASTERS, AUTHENTICATED)))
+        known = context.sender in context.members
+        peer = member(context.sender) if known else Caller("admin", frozenset((MASTERS, AUTHENTICATED)))
         return speaking_for(peer, context.metadata)
 
 
@@ -51,6 +65,8 @@ class Context:
         self.sender = sender
         self.members = members
         self.metadata = tuple(metadata or ())
+        self.read: Callable[[], Coroutine[Any, Any, Any]]  # of calls that stream both ways
+        self.write: Callable[[Any], Coroutine[Any, Any, None]]
 
     def time_remaining(self) -> float | None:
         return None if self._deadline is None else self._deadline - self._loop.time()
@@ -59,37 +75,54 @@ class Context:
         raise failure(code, details, trailer)
 
 
-class Stub:
-    """The methods of one service of one process, as another process calls them."""
+class Channel:
+    """A connection to one process, as generated stubs use it."""
 
     def __init__(self, world: Any, loop: SimLoop, sender: str, receiver: str) -> None:
-        self._world = world
-        self._loop = loop
-        self._sender = sender
-        self._receiver = receiver
+        self.world, self.loop, self.sender, self.receiver = world, loop, sender, receiver
+        self._streams: list[StreamCall | DuplexCall] = []
 
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        call = StreamCall if method == "Watch" else unary
+    def unary_unary(self, path: str, *_: Any, **__: Any) -> Callable[..., Any]:
+        return lambda request, timeout=None, metadata=(), **_: unary(self, path, _copy(request), timeout, metadata)
 
-        def begin(request: Message, *, timeout: float | None = None, metadata: Any = ()) -> Any:
-            copied = type(request).FromString(request.SerializeToString())
-            return call(self._world, self._loop, self._sender, self._receiver, method, copied, timeout, metadata)
+    def unary_stream(self, path: str, *_: Any, **__: Any) -> Callable[..., StreamCall]:
+        return lambda request, timeout=None, metadata=(), **_: self._kept(
+            StreamCall(self, path, _copy(request), timeout, metadata)
+        )
 
-        return begin
+    def stream_stream(self, path: str, *_: Any, **__: Any) -> Callable[..., DuplexCall]:
+        return lambda timeout=None, metadata=(), **_: self._kept(DuplexCall(self, path, timeout, metadata))
+
+    def stream_unary(self, path: str, *_: Any, **__: Any) -> Callable[..., Any]:
+        raise AssertionError(path)
+
+    def _kept(self, call: Any) -> Any:
+        self._streams.append(call)
+        return call
+
+    async def close(self, grace: float | None = None) -> None:
+        if grace:
+            await asyncio.sleep(grace)
+        for call in self._streams:
+            call.cancel()
 
 
 class Connection:
     """One call on its way: what gets through, and what happens when something does not."""
 
-    def __init__(self, world: Any, sender: str, receiver: str, broken: Callable[[grpc.aio.AioRpcError], None]) -> None:
-        self._world, self._sender, self._receiver, self._broken = world, sender, receiver, broken
-        self.process: SimLoop = world.members[receiver].loop
+    def __init__(self, channel: Channel, path: str, broken: Callable[[grpc.aio.AioRpcError], None]) -> None:
+        self._world, self._sender, self._receiver = channel.world, channel.sender, channel.receiver
+        self._broken = broken
+        self._service, _, self._method = path.removeprefix("/").rpartition("/")
+        self.process: SimLoop = self._world.members[self._receiver].loop
         self._tasks: list[asyncio.Task[None]] = []
         self._ended = False
         self._disconnect = self.process.connect(lambda: self.give_up("Socket closed", 1.0))
-        self._last_arrival = 0.0
+        self._last_arrival = {self._sender: 0.0, self._receiver: 0.0}
 
-    def start(self, metadata: Any, timeout: float | None, work: Callable[[Any, Context], Coroutine[Any, Any, None]]) -> None:
+    def start(
+        self, metadata: Any, timeout: float | None, work: Callable[[Any, Context], Coroutine[Any, Any, None]]
+    ) -> None:
         """Let the receiver work on the call when it gets there."""
         process, world = self.process, self._world
 
@@ -97,8 +130,8 @@ class Connection:
             if not self._ended and not process.dead:
                 deadline = None if timeout is None else process.time() + timeout
                 context = Context(process, self._sender, world.members, metadata, deadline)
-                servicer = world.members[self._receiver].servicer
-                process.do(lambda: self._tasks.append(process.create_task(work(servicer, context))))
+                method = getattr(world.members[self._receiver].servicers[self._service], self._method)
+                process.do(lambda: self._tasks.append(process.create_task(work(method, context))))
 
         self._pass(self._sender, self._receiver, arrive)
 
@@ -106,14 +139,18 @@ class Connection:
         """Have something arrive at the caller."""
         self._pass(self._receiver, self._sender, action)
 
+    def ask(self, action: Callable[[], None]) -> None:
+        """Have something arrive at the receiver."""
+        self._pass(self._sender, self._receiver, action)
+
     def _pass(self, sender: str, receiver: str, action: Callable[[], None]) -> None:
         delay = self._world.travel_ms(sender, receiver)
         if delay is None:
             self.give_up("keepalive watchdog timeout", KEEPALIVE_MS)
-            self._last_arrival = math.inf  # what is lost on the way holds up all that follows
-        elif self._last_arrival != math.inf:
-            self._last_arrival = max(self._last_arrival, self._world.now_ms + delay)
-            self._world.after(self._last_arrival - self._world.now_ms, action)
+            self._last_arrival[receiver] = math.inf  # what is lost on the way holds up all that follows
+        elif self._last_arrival[receiver] != math.inf:
+            at = self._last_arrival[receiver] = max(self._last_arrival[receiver], self._world.now_ms + delay)
+            self._world.after(at - self._world.now_ms, action)
 
     def give_up(self, why: str, delay_ms: float) -> None:
         self._world.after(delay_ms, lambda: None if self._ended else self._broken(failure(UNAVAILABLE, why)))
@@ -134,11 +171,10 @@ def _copy(message: Any) -> Any:
     return type(message).FromString(message.SerializeToString())
 
 
-async def unary(
-    world: Any, loop: SimLoop, sender: str, receiver: str, method: str, request: Message, timeout: float | None, metadata: Any
-) -> Any:
+async def unary(channel: Channel, path: str, request: Message, timeout: float | None, metadata: Any) -> Any:
     """One answer."""
-    if not world.is_up(receiver):
+    loop = channel.loop
+    if not channel.world.is_up(channel.receiver):
         await asyncio.sleep(0.001)
         raise failure(UNAVAILABLE, "failed to connect to all addresses: connection refused")
     answer: asyncio.Future[Any] = loop.create_future()
@@ -147,15 +183,15 @@ async def unary(
         if not answer.done():
             loop.do(answer.set_result, outcome)
 
-    async def work(servicer: Any, context: Context) -> None:
+    async def work(method: Any, context: Context) -> None:
         outcome: Any
         try:
-            outcome = _copy(await getattr(servicer, method)(request, context))
+            outcome = _copy(await method(request, context))
         except grpc.aio.AioRpcError as error:
             outcome = error
         connection.answer(lambda: settle(outcome))
 
-    connection = Connection(world, sender, receiver, settle)
+    connection = Connection(channel, path, settle)
     connection.start(metadata, timeout, work)
     try:
         async with asyncio.timeout(timeout):
@@ -172,25 +208,23 @@ async def unary(
 class StreamCall:
     """A stream of answers."""
 
-    def __init__(
-        self, world: Any, loop: SimLoop, sender: str, receiver: str, method: str, request: Message, timeout: float | None, metadata: Any
-    ) -> None:
-        self._world, self._loop = world, loop
+    def __init__(self, channel: Channel, path: str, request: Message, timeout: float | None, metadata: Any) -> None:
+        self._world, self._loop = channel.world, channel.loop
         self._arrived: deque[Any] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
         self._room = WINDOW
         self._blocked: asyncio.Future[None] | None = None  # of the server
         self._connection: Connection | None = None
-        if not world.is_up(receiver):
+        if not channel.world.is_up(channel.receiver):
             self._deliver(failure(UNAVAILABLE, "failed to connect to all addresses: connection refused"))
             return
-        self._connection = connection = Connection(world, sender, receiver, self._deliver)
+        self._connection = connection = Connection(channel, path, self._deliver)
 
-        async def work(servicer: Any, context: Context) -> None:
+        async def work(method: Any, context: Context) -> None:
             end = failure(UNAVAILABLE, "the stream ended")
             try:
-                async with aclosing(getattr(servicer, method)(request, context)) as answers:
+                async with aclosing(method(request, context)) as answers:
                     async for answer in answers:
                         while self._room <= 0:
                             self._blocked = asyncio.get_running_loop().create_future()
@@ -231,5 +265,80 @@ class StreamCall:
 
     def cancel(self) -> None:
         self._ended = True
+        if self._connection is not None:
+            self._connection.end()
+
+
+class Pipe:
+    """One direction of a stream, as its reader sees it."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+        self._arrived: deque[Any] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, item: Any) -> None:
+        self._arrived.append(item)
+        if self._waiter is not None and not self._waiter.done():
+            self._loop.do(self._waiter.set_result, None)
+
+    async def get(self) -> Any:
+        while not self._arrived:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        item = self._arrived[0]
+        if isinstance(item, BaseException):
+            raise item  # again at every later call
+        if item is not grpc.aio.EOF:
+            self._arrived.popleft()
+        return item
+
+
+class DuplexCall:
+    """A stream of requests and a stream of answers."""
+
+    def __init__(self, channel: Channel, path: str, timeout: float | None, metadata: Any) -> None:
+        self._answers = Pipe(channel.loop)
+        self._error: grpc.aio.AioRpcError | None = None
+        self._connection: Connection | None = None
+        if not channel.world.is_up(channel.receiver):
+            self._break(failure(UNAVAILABLE, "failed to connect to all addresses: connection refused"))
+            return
+        self._connection = connection = Connection(channel, path, self._break)
+        self._requests = requests = Pipe(connection.process)
+
+        async def work(method: Any, context: Context) -> None:
+            async def write(answer: Any) -> None:
+                connection.answer(partial(self._answers.put, _copy(answer)))
+
+            context.read, context.write = requests.get, write
+            end: Any = grpc.aio.EOF
+            try:
+                await method(None, context)
+            except grpc.aio.AioRpcError as error:
+                end = error
+            connection.answer(lambda: self._answers.put(end))
+
+        connection.start(metadata, timeout, work)
+
+    def _break(self, error: grpc.aio.AioRpcError) -> None:
+        self._error = self._error or error
+        self._answers.put(error)
+
+    async def wait_for_connection(self) -> None:
+        await asyncio.sleep(0.001)
+        if self._error is not None:
+            raise self._error
+
+    async def write(self, request: Any) -> None:
+        if self._error is not None:
+            raise self._error
+        assert self._connection is not None
+        self._connection.ask(partial(self._requests.put, _copy(request)))
+
+    async def read(self) -> Any:
+        return await self._answers.get()
+
+    def cancel(self) -> None:
         if self._connection is not None:
             self._connection.end()
