@@ -47,6 +47,9 @@ SERVICES: Final = tuple(
     )
 )
 
+# Anybody can reach the bootstrap port: a name, a token and a certificate request fit into this.
+BOOTSTRAP_OPTIONS: Final = (*OPTIONS[1:], ("grpc.max_receive_message_length", 64 << 10))
+
 Register = Callable[[grpc.aio.Server], Any]
 
 
@@ -61,7 +64,7 @@ class GrpcServer:
         self, address: str, pki: PkiFolder, registrations: Sequence[Register], *, client_certificates: bool = True
     ) -> None:
         self._address = address
-        self._server = grpc.aio.server(options=OPTIONS)
+        self._server = grpc.aio.server(options=OPTIONS if client_certificates else BOOTSTRAP_OPTIONS)
         for register in registrations:
             register(self._server)
         self.health: health_aio.HealthServicer | None = None

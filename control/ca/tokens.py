@@ -122,16 +122,14 @@ class JoinTokens:
             await self._store.commit([Txn(ops, Cause(0, "join-tokens"))])
         return len(ended)
 
+    async def check(self, token: str) -> None:
+        """Raises TokenError when a use of the token would be refused now."""
+        await self._present(token)
+
     async def use(self, token: str, user: str) -> None:
         """Count one use of a token for `user`. Raises TokenError: it is unknown, wrong, ended or used up."""
-        match = _FORM.fullmatch(token)
-        if match is None:
-            raise TokenError("the join token has not the form abcdef.0123456789abcdef: `steer token create` makes one")
-        identity, secret = match.groups()
         for _ in range(RACES):
-            kv = await self._store.get(PREFIX + identity)
-            stored = self._accepted(kv, identity, secret)
-            assert kv is not None
+            kv, stored = await self._present(token)
             if stored.uses_left == UNLIMITED:
                 return
             left = msgspec.structs.replace(stored, uses_left=stored.uses_left - 1)
@@ -139,7 +137,17 @@ class JoinTokens:
             (result,) = await self._store.commit([Txn((put,), Cause(0, user))])
             if isinstance(result, Committed):
                 return
-        raise TokenError(f"too many nodes join with token {identity} at once: try again")
+        raise TokenError(f"too many nodes join with token {token.partition('.')[0]} at once: try again")
+
+    async def _present(self, token: str) -> tuple[KeyValue, _Stored]:
+        match = _FORM.fullmatch(token)
+        if match is None:
+            raise TokenError("the join token has not the form abcdef.0123456789abcdef: `steer token create` makes one")
+        identity, secret = match.groups()
+        kv = await self._store.get(PREFIX + identity)
+        stored = self._accepted(kv, identity, secret)
+        assert kv is not None
+        return kv, stored
 
     def _accepted(self, kv: KeyValue | None, identity: str, secret: str) -> _Stored:
         # One answer for an unknown id and a wrong secret: neither can be probed for.

@@ -60,10 +60,11 @@ class Bootstrap(node_pb2_grpc.NodeBootstrapServicer):
                 f"{name!r} cannot be a node's name: at most {MAX_NAME} lower-case letters, digits, '-' and '.', "
                 "beginning and ending with a letter or digit"
             )
-        heard = self._heartbeats.last(name)
-        if heard is not None and self._clock.monotonic() - heard < self._lease_s:
-            raise unavailable(f'node "{name}" is connected: choose another name, or stop that agent and try again')
         try:
+            await self._tokens.check(request.token)  # first: who has none is told nothing and gets nothing signed
+            heard = self._heartbeats.last(name)
+            if heard is not None and self._clock.monotonic() - heard < self._lease_s:
+                raise unavailable(f'node "{name}" is connected: choose another name, or stop that agent and try again')
             certificate = self._authority.sign_node(request.csr_pem, name)
             await self._tokens.use(request.token, f"{NODE_PREFIX}{name}")
         except CertificateError as error:

@@ -288,6 +288,12 @@ async def test_who_may_not_join_is_told_why(control, token, name, csr):
     assert refused.value.code in (400, 401)
 
 
+async def test_a_join_that_is_too_large_is_refused(control):
+    with pytest.raises(ApiError) as refused:
+        await join(control, "abcdef.0123456789abcdef", csr=b"x" * (1 << 20))
+    assert "larger than max" in refused.value.message
+
+
 def test_the_server_shows_the_ca_that_nodes_pin(control):
     """A joining node trusts nobody yet: it looks at the chain and compares the CA's hash."""
     host, _, port = control.members[0].bootstrap.rpartition(":")
