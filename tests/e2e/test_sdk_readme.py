@@ -17,6 +17,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", (ROOT / "sdk" / "README.md").rea
 SAYS = (
     ("client.apply(open", r"(web-\S+ Running node-\d 10\.244\.\d+\.\d+\n){2}"),
     ("client.patch(", r"Conflict\n"),
+    ("client.history(", r"\d+ 20\S+Z user:admin \[.*\]\n(.*\n)*at first: \d+ replicas\n"),
     ("client.logs(", r"guestbook frontend v1 on web-"),
     ("client.list(Node)", r"(node-\d Ready\n){3}"),
     ("client.watch(", r"ADDED tune at \d+\n"),
