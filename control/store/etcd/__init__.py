@@ -11,5 +11,5 @@ How the parts fit:
     administration  what `steer cluster` shows, and what it refuses
     store      all of it together, as a `Store`
 
-docs/decisions/012-etcd-backend.md gives the reasons.
+docs/decisions/013-etcd-backend.md gives the reasons.
 """
