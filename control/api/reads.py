@@ -154,6 +154,9 @@ class Reads:
             if not more:
                 return
             after = kvs[-1].key
+            # Inside a member nothing else lets others have their turn here, and a new leader whose caches read 100,000
+            # objects in one go would be silent for so long that the others elect another.
+            await asyncio.sleep(0)
 
     async def _reached(self, revision: int) -> None:
         """Let a member that lags behind catch up with a revision that its client saw elsewhere."""

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
+from control.api import reads
 from steersman import ApiError
 from steersman.v1 import objects_pb2 as pb
 
@@ -46,6 +47,30 @@ async def test_a_watch_begins_with_the_present_state_and_goes_on(api):
         assert events == [("DELETED", "b")]
         assert response.events[0].object.revision == api.store.revision
         assert f'"resourceVersion":"{api.store.revision}"'.encode() in response.events[0].object.json
+
+
+async def test_a_watch_that_begins_with_much_lets_others_have_their_turn(api, monkeypatch):
+    monkeypatch.setattr(reads, "PAGE", 2)
+    for number in range(7):
+        await api.pod(f"p-{number}")
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    busy = asyncio.ensure_future(others())
+    seen = []
+    async with aclosing(api.handlers.watch(pb.WatchRequest(type=pb.Type(kind="Pod")), api.admin)) as stream:
+        async for response in stream:
+            seen += [event.object.name for event in response.events]
+            if response.synced:
+                break
+    busy.cancel()
+    assert seen == [f"p-{number}" for number in range(7)]
+    assert turns >= 3
 
 
 async def test_an_empty_kind_is_synced_at_once(api):
