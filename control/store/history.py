@@ -60,7 +60,10 @@ class History:
     @property
     def since(self) -> dt.datetime | None:
         """When `oldest` was written; None while nothing was."""
-        changes = self._state.changes(self._state.compacted, 1)
+        state = self._state
+        changes = state.changes(state.compacted, 1)
+        if changes and not changes[0]:  # on etcd, revisions may change nothing here
+            changes = [versions for versions in state.changes(state.compacted) if versions]
         return moment(changes[0][0].time) if changes else None
 
     def at(self, when: dt.datetime) -> int:

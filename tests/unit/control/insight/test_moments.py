@@ -57,3 +57,17 @@ def test_a_time_stands_for_the_newest_revision_at_it() -> None:
         moments.resolve(history, 1)
     with pytest.raises(KeyError):
         moments.resolve(history, 4)
+
+
+def test_revisions_that_changed_nothing_here_do_not_hide_the_oldest_time() -> None:
+    from control.store.etcd.mirror import Mirror
+
+    mirror = Mirror()
+    mirror.begin(5)
+    history = History(mirror)
+    assert history.since is None
+    mirror._skip_to(8)
+    mirror.revision = 7
+    assert history.since is None
+    with pytest.raises(KeyError):
+        moments.resolve(history, 7)
