@@ -20,6 +20,7 @@ def test_a_topology_survives_its_file() -> None:
         ({"control": 2}, "odd number"),
         ({"control": 11}, "odd number from 1 to 9"),
         ({"nodes": 101}, "0 to 100"),
+        ({"store": "files"}, "use embedded or etcd"),
         ({"name": "Lab"}, "lower-case"),
         ({"name": "a/../b"}, "lower-case"),
     ],
