@@ -40,6 +40,8 @@ class Host:
         self.disk = folder / f"{self.name}-disk"
         self.pki = folder / self.name
         self.log = folder / f"{self.name}.log"
+        self.shim = folder / "disk.so"
+        self.switchboard = folder / f"{self.name}-faults"
         self.process: subprocess.Popen[bytes] | None = None
         self.cuts: set[int] = set()  # last octets from which nothing arrives
         self.how: tuple[str, str] | None = None  # how its member came to the cluster; None: there is no member here
@@ -52,8 +54,11 @@ class Host:
             *("--data-dir", str(self.disk / "data"), "--pki-dir", str(self.pki), "--raft-listen", self.raft),
             *("--grpc-listen", self.grpc, "--rest-listen", f"{self.address}:6443", *self.how),
         ]
+        environment = dict(os.environ)
+        if self.shim.exists():
+            environment |= {"LD_PRELOAD": str(self.shim), "FAULTY_DISK": str(self.switchboard)}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(argv, stdout=log, stderr=log)
+            self.process = subprocess.Popen(argv, stdout=log, stderr=log, env=environment)
 
     def signal(self, number: int) -> None:
         """Send the member a signal; SIGKILL also waits for its end."""
@@ -88,9 +93,15 @@ class Host:
                 except OSError:
                     chunk = chunk[: len(chunk) // 2]
 
+    def spoil(self, how: str) -> None:
+        """Let the disk `fail` every write and sync, or make syncs `slow`."""
+        self.switchboard.with_suffix(f".{how}").touch()
+
     def free(self) -> None:
-        """Give the room back."""
+        """Give the room back, and mend the disk."""
         (self.disk / "filler").unlink(missing_ok=True)
+        for how in ("fail", "slow"):
+            self.switchboard.with_suffix(f".{how}").unlink(missing_ok=True)
 
     def heal(self) -> None:
         """Undo every fault."""
@@ -125,8 +136,11 @@ class Site:
         return [host for host in self.hosts if host.how is not None]
 
     def build(self) -> None:
-        """Make namespaces, disks and certificates."""
+        """Make namespaces, disks and certificates; disks fail and are slow only where there is a C compiler."""
         clock = SystemClock()
+        if shutil.which("cc"):
+            source, shim = Path(__file__).with_name("disk.c"), self.hosts[0].shim
+            subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(shim), str(source), "-ldl"], check=True)
         files.create_ca(self.folder / "ca", clock)
         files.create_user(self.folder, self.folder / "ca", "admin", ["system:masters"], clock)
         ip("netns", "add", self.switch)

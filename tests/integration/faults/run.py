@@ -117,6 +117,8 @@ class Run:
 
     async def faulty(self) -> None:
         faults = [self.kill, self.kill, self.pause, self.isolate, self.cut, self.cut_one_way, self.fill]
+        if self.site.hosts[0].shim.exists():
+            faults += [self.disk_fails, self.disk_slow]
         kinds = [*faults, self.hand_over, self.save, self.replace]
         deck: list[Any] = []
         while self.now() < self.seconds:
@@ -195,6 +197,15 @@ class Run:
         host.fill()
         await self.last()
         host.free()
+
+    async def disk_fails(self, host: Host) -> None:
+        host.spoil("fail")
+        await self.last()
+        host.free()
+
+    async def disk_slow(self, host: Host) -> None:
+        host.spoil("slow")
+        await self.last()
 
     async def hand_over(self, host: Host) -> None:
         client = self.client()
