@@ -15,6 +15,10 @@ before its task is deleted, so that the agent, at any later time, can say how th
     <state>/containers/<id>/exit             how it ended
     <state>/sandboxes/<pod uid>/             see `namespaces`
 
+This module is the life of a container, from start over events and adoption to its end; it is long because these share
+what is known of one container at each moment. What can be told apart is: `records` (what is kept), `removal`,
+`namespaces`, `pull`, `execs`, `logs`.
+
 Calls that change a container run to their end even when their caller is cancelled: half a start is never left behind.
 """
 
@@ -23,7 +27,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import json
 import logging
 import os
 import resource
@@ -38,9 +41,8 @@ import grpc
 import grpc.aio
 import msgspec
 from google.protobuf import empty_pb2
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from node.runtime import cgroups, execs, logreader, metrics, rootfs, users
+from node.runtime import cgroups, execs, logreader, metrics, records, removal, rootfs, users
 from node.runtime import spec as oci
 from node.runtime.client import CALL_S, RUNTIME, Containerd, failure, ignoring, wrap
 from node.runtime.containerd import (
@@ -60,7 +62,6 @@ from node.runtime.interface import (
     RUNTIME_UNAVAILABLE,
     ConnectionChanged,
     Container,
-    ContainerKey,
     ContainerSpec,
     ExecProcess,
     Exit,
@@ -81,14 +82,13 @@ from node.runtime.interface import (
 from node.runtime.logs import LogKeeper
 from node.runtime.namespaces import Namespaces
 from node.runtime.pull import Images
+from node.runtime.records import LABEL
 from node.runtime.registry import Registries
 from steersman.clock import Clock, Entropy, SystemClock, SystemEntropy
 from steersman.logs import fields
 
 log = logging.getLogger("node.runtime.containers")
 
-LABEL = "steersman/"  # of our labels on containers and snapshots
-USER_LABEL = LABEL + "label."
 GC_ROOT = "containerd.io/gc.root"
 PROBE_TOPIC = "/steersman/probe"
 PROBE_S = 0.02  # between probes of a new subscription
@@ -268,7 +268,7 @@ class ContainerdRuntime:
                     await asyncio.shield(self._discard(container_id))
                     raise
         started_at = self._clock.now()
-        _write(self._homes / container_id / "started", {"pid": pid, "at": started_at})
+        records.write(self._homes / container_id / "started", {"pid": pid, "at": started_at})
         container = Container(
             id=container_id,
             key=spec.key,
@@ -279,7 +279,7 @@ class ContainerdRuntime:
             started_at=started_at,
             labels=spec.labels,
         )
-        entry = _Entry(container, _signal_number(spec.image.stop_signal))
+        entry = _Entry(container, records.signal_number(spec.image.stop_signal))
         self._entries[container_id] = entry
         early = self._early_exits.pop((container_id, pid), None)
         if early is not None:
@@ -350,7 +350,7 @@ class ContainerdRuntime:
                 left_over = error.code() is grpc.StatusCode.ALREADY_EXISTS or "file exists" in (error.details() or "")
                 if not left_over or self._clock.monotonic() > deadline:
                     raise
-                await self._delete_task(request.container_id)
+                await removal.delete_task(self._client, request.container_id)
                 await asyncio.sleep(RETRY_S)
             else:
                 return int(answer.pid)
@@ -379,7 +379,7 @@ class ContainerdRuntime:
                 answer = await self._client.snapshots.Prepare(request, metadata=self._client.metadata, timeout=CALL_S)
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.ALREADY_EXISTS and first:
-                    await self._remove_snapshot(spec.key.id)  # of a start that a crash cut off
+                    await removal.remove_snapshot(self._client, spec.key.id)  # of a start that a crash cut off
                     continue
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     self._images.forget(spec.image.name)
@@ -395,21 +395,10 @@ class ContainerdRuntime:
         user = users.resolve(spec.image.user, spec.security, *self._passwd[spec.image.chain_id])
         document = msgspec.json.encode(oci.build(spec, user, self._limits))
         key = spec.key
-        labels = {
-            LABEL + "pod-uid": key.pod_uid,
-            LABEL + "namespace": key.namespace,
-            LABEL + "pod": key.pod,
-            LABEL + "container": key.container,
-            LABEL + "attempt": str(key.attempt),
-            LABEL + "log-path": spec.log_path,
-            LABEL + "image-id": spec.image.repo_digest,
-            LABEL + "stop-signal": spec.image.stop_signal,
-            **{USER_LABEL + name: value for name, value in spec.labels},
-        }
         request = containers_pb2.CreateContainerRequest(
             container=containers_pb2.Container(
                 id=key.id,
-                labels=labels,
+                labels=records.labels(spec),
                 image=spec.image.name,
                 runtime=containers_pb2.Container.Runtime(name=RUNTIME, options=self._options),
                 spec=wrap("types.containerd.io/opencontainers/runtime-spec/1/Spec", document),
@@ -422,8 +411,8 @@ class ContainerdRuntime:
                 await self._client.containers.Create(request, metadata=self._client.metadata, timeout=CALL_S)
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.ALREADY_EXISTS and first:
-                    await self._delete_task(key.id)
-                    await self._delete_record(key.id)
+                    await removal.delete_task(self._client, key.id)
+                    await removal.delete_record(self._client, key.id)
                     continue
                 raise
             return
@@ -447,11 +436,11 @@ class ContainerdRuntime:
         exit_ = Exit(code, reason, at, unknown)
         home = self._homes / container.id
         try:
-            _write(home / "exit", {"code": code, "reason": reason, "at": at, "message": unknown})
+            records.write(home / "exit", {"code": code, "reason": reason, "at": at, "message": unknown})
         except OSError as error:  # it can then be told only as long as we live
             log.warning("exit not kept %s", fields(container=container.id, why=str(error)))
         try:
-            await self._delete_task(container.id)
+            await removal.delete_task(self._client, container.id)
         except grpc.aio.AioRpcError as error:
             log.warning("task not deleted %s", fields(container=container.id, why=error.details()))
         await self._logs.drained(container.id, DRAIN_S)
@@ -524,7 +513,10 @@ class ContainerdRuntime:
         with metrics.OPERATION_SECONDS.labels("remove").time(), _explained("RemoveContainerError", "remove container"):
             if container_id in self._entries:
                 await self.stop(container_id, 0)
-                await asyncio.gather(self._delete_record(container_id), self._remove_snapshot(container_id))
+                await asyncio.gather(
+                    removal.delete_record(self._client, container_id),
+                    removal.remove_snapshot(self._client, container_id),
+                )
                 self._forget(container_id)
             else:
                 await self._discard(container_id)
@@ -537,50 +529,15 @@ class ContainerdRuntime:
     async def _discard(self, container_id: str) -> None:
         """Leave nothing of a container, whatever there is."""
         try:
-            await self._delete_task(container_id)
-            await self._delete_record(container_id)
-            await self._remove_snapshot(container_id)
+            await removal.delete_task(self._client, container_id)
+            await removal.delete_record(self._client, container_id)
+            await removal.remove_snapshot(self._client, container_id)
         except grpc.aio.AioRpcError as error:
             # What there is of it is found again when containerd is: its record by `_adopt`, the rest by `_sweep`.
             log.warning("container left behind %s", fields(container=container_id, why=error.details()))
             self._logs.close(container_id)
         else:
             self._forget(container_id)
-
-    async def _delete_task(self, container_id: str) -> None:
-        request = tasks_pb2.DeleteTaskRequest(container_id=container_id)
-        try:
-            await self._client.tasks.Delete(request, metadata=self._client.metadata, timeout=CALL_S)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                return
-            if error.code() not in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNKNOWN):
-                raise
-            # It still runs (a start that was cut off), which the shim's answer says in words only: end it first.
-            kill = tasks_pb2.KillRequest(container_id=container_id, signal=_SIGKILL, all=True)
-            wait = tasks_pb2.WaitRequest(container_id=container_id)
-            await ignoring(
-                self._client.tasks.Kill(kill, metadata=self._client.metadata, timeout=CALL_S),
-                grpc.StatusCode.NOT_FOUND,
-                grpc.StatusCode.UNKNOWN,
-            )
-            await ignoring(
-                self._client.tasks.Wait(wait, metadata=self._client.metadata, timeout=CALL_S), grpc.StatusCode.NOT_FOUND
-            )
-            await ignoring(
-                self._client.tasks.Delete(request, metadata=self._client.metadata, timeout=CALL_S),
-                grpc.StatusCode.NOT_FOUND,
-            )
-
-    async def _delete_record(self, container_id: str) -> None:
-        request = containers_pb2.DeleteContainerRequest(id=container_id)
-        call = self._client.containers.Delete(request, metadata=self._client.metadata, timeout=CALL_S)
-        await ignoring(call, grpc.StatusCode.NOT_FOUND)
-
-    async def _remove_snapshot(self, container_id: str) -> None:
-        request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=self._client.snapshotter, key=container_id)
-        call = self._client.snapshots.Remove(request, metadata=self._client.metadata, timeout=CALL_S)
-        await ignoring(call, grpc.StatusCode.NOT_FOUND)
 
     # --- what there is ----------------------------------------------------------------------------------------------
 
@@ -669,7 +626,7 @@ class ContainerdRuntime:
                     continue
                 event = task_events_pb2.TaskExit.FromString(envelope.event.value)
                 if event.id == event.container_id:
-                    self._on_exit(event, _moment(event.exited_at, self._clock))
+                    self._on_exit(event, records.moment(event.exited_at, self._clock))
         finally:
             prober.cancel()
             call.cancel()
@@ -719,42 +676,24 @@ class ContainerdRuntime:
                 entry, UNKNOWN_EXIT_CODE, self._clock.now(), "containerd no longer knows this container's process"
             )
         elif task.status == task_pb2.STOPPED:
-            self._finish_soon(entry, task.exit_status, _moment(task.exited_at, self._clock))
+            self._finish_soon(entry, task.exit_status, records.moment(task.exited_at, self._clock))
 
     async def _adopt(self, record: containers_pb2.Container, task: task_pb2.Process | None) -> None:
         home = self._homes / record.id
-        started, exit_ = _read(home / "started"), _read(home / "exit")
+        started, exit_ = records.read(home / "started"), records.read(home / "exit")
         running = task is not None and task.status not in (task_pb2.CREATED, task_pb2.UNKNOWN)
         if not running and started is None:
             await self._discard(record.id)
             return
-        labels = record.labels
-        container = Container(
-            id=record.id,
-            key=ContainerKey(
-                pod_uid=labels[LABEL + "pod-uid"],
-                namespace=labels[LABEL + "namespace"],
-                pod=labels[LABEL + "pod"],
-                container=labels[LABEL + "container"],
-                attempt=int(labels[LABEL + "attempt"]),
-            ),
-            image=record.image,
-            image_id=labels[LABEL + "image-id"],
-            log_path=labels[LABEL + "log-path"],
-            pid=task.pid if task is not None else 0,
-            started_at=dt.datetime.fromisoformat(started["at"]) if started else _moment(record.created_at, self._clock),
-            labels=tuple(
-                (name.removeprefix(USER_LABEL), value) for name, value in labels.items() if name.startswith(USER_LABEL)
-            ),
-        )
-        entry = _Entry(container, _signal_number(labels[LABEL + "stop-signal"]))
+        container = records.container(record, started, task.pid if task is not None else 0, self._clock)
+        entry = _Entry(container, records.signal_number(record.labels[LABEL + "stop-signal"]))
         self._entries[record.id] = entry
         fifos: dict[Stream, Path] = {s: home / s for s in ("stdout", "stderr") if (home / s).is_fifo()}
         if task is not None and fifos:
             self._logs.open(record.id, container.log_path, fifos)
         if exit_ is not None:
             if task is not None:
-                await self._delete_task(record.id)
+                await removal.delete_task(self._client, record.id)
                 await self._logs.drained(record.id, DRAIN_S)
                 self._logs.close(record.id)
             ended = Exit(exit_["code"], exit_["reason"], dt.datetime.fromisoformat(exit_["at"]), exit_["message"])
@@ -781,7 +720,7 @@ class ContainerdRuntime:
                 container_id = task.container_id or task.id
                 if container_id not in keep:
                     log.info("task without a container ended %s", fields(id=container_id))
-                    await self._delete_task(container_id)
+                    await removal.delete_task(self._client, container_id)
 
     async def _sweep(self, records: Iterable[str]) -> None:
         """Remove what starts that a crash cut off have left: snapshots and directories without a container's record."""
@@ -790,7 +729,7 @@ class ContainerdRuntime:
         async for answer in self._client.snapshots.List(request, metadata=self._client.metadata, timeout=CALL_S):
             for info in answer.info:
                 if LABEL + "pod-uid" in info.labels and info.name.rpartition("/")[2] not in keep:
-                    await self._remove_snapshot(info.name)
+                    await removal.remove_snapshot(self._client, info.name)
         for home in self._homes.iterdir():
             if home.name not in keep:
                 shutil.rmtree(home, ignore_errors=True)
@@ -805,33 +744,6 @@ def _cgroups_of(pid: int) -> str:
 
 def _send_signal(handle: int, number: int) -> None:
     signal.pidfd_send_signal(handle, number)
-
-
-def _signal_number(name: str) -> int:
-    """An image's StopSignal: "SIGTERM", "TERM", "15" or nothing."""
-    if name.isdigit():
-        return int(name)
-    with contextlib.suppress(KeyError):
-        return int(signal.Signals[name if name.startswith("SIG") else f"SIG{name}"])
-    return int(signal.SIGTERM)
-
-
-def _moment(stamp: Timestamp, clock: Clock) -> dt.datetime:
-    return stamp.ToDatetime(tzinfo=dt.UTC) if stamp.seconds > 0 else clock.now()
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    new = path.with_name(path.name + ".new")
-    new.write_bytes(msgspec.json.encode(document))
-    new.rename(path)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 async def _both(first: Coroutine[Any, Any, Any], second: Coroutine[Any, Any, Any]) -> tuple[Any, Any]:
