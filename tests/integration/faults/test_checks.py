@@ -59,9 +59,11 @@ def test_a_true_story_passes(run, watcher):
 )
 def test_a_watch_that_repeats_invents_or_contradicts_is_noticed(run, watcher, events, broken):
     run.story[12] = ("k", "a", False)
+    *before, last = (event(*one) for one in events)
+    for one in before:
+        watcher._take(one)
     with pytest.raises(BrokenPromiseError, match=broken):
-        for one in events:
-            watcher._take(event(*one))
+        watcher._take(last)
 
 
 def test_a_watch_that_misses_what_others_were_told_is_noticed(run, watcher):
