@@ -19,7 +19,7 @@ from control.api import forwarding_pb2 as fpb
 from control.api import forwarding_pb2_grpc as rpc
 from control.api.handlers import Handlers
 from control.identity import Caller
-from control.rpc import Gatekeeper, refuse
+from control.rpc import Gatekeeper, Pen, refuse
 from steersman.clock import Clock
 from steersman.errors import ApiError
 from steersman.v1 import objects_pb2 as pb
@@ -92,17 +92,23 @@ class _Stream:
     async def serve(self, context: Any) -> None:
         """Carry out what comes until the stream ends, then answer what is still under way."""
         self._reading = asyncio.create_task(self._read(context))
-        writing = asyncio.create_task(self._write(context))
+        pen = Pen(context)
+        writing = asyncio.create_task(self._write(pen))
         try:
             await asyncio.wait((self._reading, writing), return_when=asyncio.FIRST_COMPLETED)
             if self._running:
                 await asyncio.wait(self._running)
-            while self._answers and not writing.done():
-                await context.write(self._gathered())
+            if not writing.done():  # else the peer is gone
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
+                await pen.settled()
+                while self._answers:
+                    await pen.write(self._gathered())
         finally:
             for task in (self._reading, writing, *self._running):
                 task.cancel()
             await asyncio.gather(self._reading, writing, return_exceptions=True)
+            await pen.settled()
 
     async def _read(self, context: Any) -> None:
         while (message := await context.read()) is not grpc.aio.EOF:
@@ -111,12 +117,12 @@ class _Stream:
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
 
-    async def _write(self, context: Any) -> None:
+    async def _write(self, pen: Pen) -> None:
         while True:
             if not self._answers:
                 self._wake.clear()
                 await self._wake.wait()
-            await context.write(self._gathered())
+            await pen.write(self._gathered())
 
     def _gathered(self) -> fpb.Answers:
         size = count = 0
