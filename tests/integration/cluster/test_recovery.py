@@ -91,6 +91,7 @@ async def test_a_lost_majority_is_survived_and_stays_lost(world):
     others = [name for name in NAMES if name != leader]
     async with world.client(leader) as client:
         await write(client, "one", "two", "three")
+        await client.create(document("Secret", "hidden"))
         old = (await client.cluster_status()).cluster_id
     for name in NAMES:
         world.member(name).end(9)
@@ -120,6 +121,8 @@ async def test_a_lost_majority_is_survived_and_stays_lost(world):
     await world.until(lambda: f"belongs to cluster {old}" in world.member(others[0]).text())
     async with world.client(leader) as client:
         assert await names_of(client) == {"one", "two", "three"}
+        hidden = await client.get("secrets", "hidden")  # carried over without its key, and read with it
+        assert hidden["data"] == {"by": "bm90IGZvciBkaXNrcw=="}
         status = await client.cluster_status()
         assert status.cluster_id != old
         assert [member.name for member in status.members] == [leader]
