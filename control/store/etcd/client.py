@@ -90,9 +90,6 @@ class EtcdClient:
         """The member that is asked next."""
         return self._endpoints[self._at]
 
-    def __len__(self) -> int:
-        return len(self._endpoints)
-
     def turn_from(self, endpoint: Endpoint) -> None:
         """Ask the next member from now on, unless that was decided already."""
         if endpoint is self.endpoint:

@@ -22,13 +22,14 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
+import grpc
 import msgspec
 
 from control.raft.interface import LeaderState, MembershipError, NotLeaderError
 from control.store.etcd import rpc_pb2 as rpc
 from control.store.etcd.client import EtcdClient, EtcdError, EtcdRefusedError, EtcdUnsureError
 from control.store.etcd.layout import Layout, end_of
-from control.store.interface import StoreError
+from control.store.interface import NoLeaderError, StoreError
 from steersman.clock import Clock
 
 log = logging.getLogger("control.store.etcd")
@@ -208,7 +209,7 @@ class Election:
                             self._note(event.kv.key, value, event.kv.mod_revision)
                         if response.events:
                             await self._act()
-            except EtcdUnsureError as error:
+            except (EtcdUnsureError, NoLeaderError) as error:  # what is known is asked anew, under the same lease
                 self.problem = str(error)
                 await asyncio.sleep(RETRY_S)
 
@@ -267,24 +268,24 @@ class Election:
     async def refence(self, fence: int) -> None:
         """Make sure that nothing sent with `fence` can be applied from now on.
 
-        This member goes on leading if it led. Raises EtcdError when etcd cannot be asked.
+        This member goes on leading if it led. Tries until etcd answers, or until cancelled.
         """
-        leader = Leader(self._name, self._lease, self._state.term)
-        for _ in range(2 * len(self._client)):
-            if self.fence not in (0, fence):
-                return
+        while self.fence in (0, fence):
+            leader = Leader(self._name, self._lease, self._state.term)
             try:
                 revision = await self._write(fence, leader)
+                if not revision and self.fence == fence:
+                    await self._recover_fence(fence)
             except EtcdUnsureError:
+                await asyncio.sleep(RETRY_S)
                 continue
-            except EtcdRefusedError:
+            except EtcdRefusedError as error:
+                if error.code != grpc.StatusCode.NOT_FOUND:
+                    raise
                 return  # the lease has ended, and the leader's key with it
             if revision and self.fence == fence:
                 self.fence = revision
-            elif not revision and self.fence == fence:
-                await self._recover_fence(fence)
             return
-        raise EtcdUnsureError("no member of etcd answers: it is not known what became of the last writes")
 
     async def _recover_fence(self, fence: int) -> None:
         """The key was not of `fence`: an earlier try of `refence` may have gone through, or another leads."""

@@ -370,10 +370,12 @@ class Follower:
                 return found
             key = page.kvs[-1].key + b"\0"
 
-    async def close(self) -> None:
-        """Let go of whoever waits."""
+    async def close(self, error: StoreError) -> None:
+        """Tell whoever waits that nothing more will come."""
         while self._waiting:
-            self._waiting.pop()[2].cancel()
+            future = self._waiting.pop()[2]
+            if not future.done():
+                future.set_exception(error)
         if self._following is not None:
             self._following.cancel()
             with contextlib.suppress(asyncio.CancelledError, StoreError, CompactedAway):

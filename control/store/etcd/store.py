@@ -145,12 +145,13 @@ class EtcdStore(Store):
     async def stop(self) -> None:
         """End every watch, hand leadership over, close the connections."""
         self._stopped = True
-        self._engine.hub.close(NoLeaderError("this member is stopping"))
+        stopping = NoLeaderError("this member is stopping", uncertain=True)
+        self._engine.hub.close(stopping)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._election.resign()
-        await self._follower.close()
+        await self._follower.close(stopping)
         await self._client.close()
 
     # Store
@@ -337,8 +338,9 @@ class EtcdStore(Store):
                 present = {**present, **outcome.found}
             elif isinstance(outcome, Fenced):
                 if self._election.fence == fence:  # etcd knows before the watch has told
-                    with contextlib.suppress(EtcdError):
-                        await self._election.refence(fence)
+                    with contextlib.suppress(EtcdError, TimeoutError):
+                        async with asyncio.timeout(PATIENCE_S):
+                            await self._election.refence(fence)
             else:
                 return outcome
 
@@ -352,7 +354,8 @@ class EtcdStore(Store):
                 await self._settle(planned.fence)
         except (StoreError, TimeoutError) as unsettled:
             self._doubt = planned.fence
-            raise NoLeaderError(f"{error}; {unsettled}", leader=self.leader, uncertain=True) from error
+            message = f"{error}; {unsettled or 'etcd does not answer: it is not known what became of the write'}"
+            raise NoLeaderError(message, leader=self.leader, uncertain=True) from error
         revision = self._flying[nonce]
         if revision:
             return planned.committed(revision)
