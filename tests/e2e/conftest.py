@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from lab import cgroups, segment
-from lab.topology import Topology
 from steersman.clock import SystemEntropy
-from tests.e2e.raised import Lab
+from tests.e2e.raised import Lab, own_topology
 
 ORDER = (
     "test_main_job",
@@ -47,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The lab, raised once; taking it down must leave nothing, whatever the tests did to it."""
     kept = tmp_path_factory.mktemp("steersman")
-    raised = Lab(Topology("e2e", 3, 3, 7543, 6543, store=STORE), kept / "config.yaml")
+    raised = Lab(own_topology("e", 3, 3, STORE), kept / "config.yaml")
     try:
         raised.up()
         yield raised

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -57,6 +58,15 @@ class Incarnation:
     container_id: str
     started_at: str
     restarts: int
+
+
+def own_topology(kind: str, control: int, nodes: int, store: str = "embedded") -> Topology:
+    """A lab of this run's own: two runs on one machine do not meet. `kind` is one letter."""
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        ports = first.getsockname()[1], second.getsockname()[1]
+    return Topology(f"{kind}{os.getpid() % 1_000_000}", control, nodes, *ports, store=store)
 
 
 class Lab:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab import cgroups, segment
-from lab.topology import Topology
-from tests.e2e.raised import Lab, deployment, eventually, service
+from tests.e2e.raised import Lab, deployment, eventually, own_topology, service
 
 TAKEOVER_S = (
     12.0  # etcd elects, the dead leader's lease of 5 s ends, another member takes over; a loaded machine's margin
@@ -19,7 +18,7 @@ TAKEOVER_S = (
 
 @pytest.fixture(scope="module")
 def on_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    found = Lab(Topology("e2eetcd", 3, 1, 7563, 6563, store="etcd"), tmp_path_factory.mktemp("etcd") / "config.yaml")
+    found = Lab(own_topology("d", 3, 1, "etcd"), tmp_path_factory.mktemp("etcd") / "config.yaml")
     try:
         found.up()
         yield found

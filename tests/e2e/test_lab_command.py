@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab import cgroups, segment
-from lab.topology import Topology
-from tests.e2e.raised import STEER, Lab, eventually, pod
+from tests.e2e.raised import STEER, Lab, eventually, own_topology, pod
 
 BALANCER = "lab.balancer"
 
@@ -21,7 +20,7 @@ BALANCER = "lab.balancer"
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Lab]:
     """A lab of one and one that is not up, on ports of its own."""
-    found = Lab(Topology("e2esmall", 1, 1, 7553, 6553), tmp_path / "config.yaml")
+    found = Lab(own_topology("s", 1, 1), tmp_path / "config.yaml")
     found.down()
     yield found
     found.down()
@@ -93,7 +92,7 @@ def test_misuse_is_told_in_a_sentence(small: Lab) -> None:
     for arguments, words in (
         (("lab", "up", "--name", "Bad_Name"), "lower-case"),
         (("lab", "up", "--name", small.topology.name, "--control", "2"), "odd"),
-        (("lab", "kill", "--name", small.topology.name, "node-1"), "no lab 'e2esmall' is up"),
+        (("lab", "kill", "--name", small.topology.name, "node-1"), f"no lab {small.topology.name!r} is up"),
     ):
         done = small.run(*arguments)
         assert done.returncode == 1
