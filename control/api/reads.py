@@ -18,7 +18,7 @@ from control import registry
 from control.api import paging
 from control.api.context import ApiContext
 from control.api.errors import from_store
-from control.api.messages import object_of_kv
+from control.api.messages import add_objects, object_of_kv
 from control.api.pasts import Pasts
 from control.api.selection import Selection
 from control.identity import Caller
@@ -98,7 +98,7 @@ class Reads:
             values = [kv.value for kv in kvs]
             response.table = self.table(resource, values, revision=revision, following=response, moment=moment)
         else:
-            response.items.extend([object_of_kv(resource, kv) for kv in kvs])
+            add_objects(response.items, resource, kvs)
         return response
 
     def table(
