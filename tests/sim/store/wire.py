@@ -149,7 +149,7 @@ class Connection:
             self.give_up("keepalive watchdog timeout", KEEPALIVE_MS)
             self._last_arrival[receiver] = math.inf  # what is lost on the way holds up all that follows
         elif self._last_arrival[receiver] != math.inf:
-            at = self._last_arrival[receiver] = max(self._last_arrival[receiver], self._world.now_ms + delay)
+            at = self._last_arrival[receiver] = max(self._last_arrival[receiver] + 0.001, self._world.now_ms + delay)
             self._world.after(at - self._world.now_ms, action)
 
     def give_up(self, why: str, delay_ms: float) -> None:

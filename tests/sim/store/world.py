@@ -62,6 +62,7 @@ from tests.sim.store.loop import SimLoop
 from tests.sim.store.wire import Credentials, SimGatekeeper, secure_channel
 
 PREFIX = "/core/configmaps/default/"
+SLOWEST_MS = 2000.0  # a disk that takes longer is down
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 Change = tuple[str, bytes | None]  # key, value (None: removed)
 
@@ -323,7 +324,7 @@ class StoreMember(Member):
     def _latency_ms(self) -> float:
         dice = self.world.random
         slow = dice.uniform(50, 400) if dice.random() < 0.03 else dice.choice((0.5, 1, 3, 10))
-        return slow * self.slow_factor
+        return min(slow * self.slow_factor, SLOWEST_MS)
 
     def receive(self, message: Message, payload: bytes | None) -> None:
         if self.core is not None and not isinstance(message, InstallSnapshot):
@@ -528,12 +529,13 @@ class StoreWorld(World):
                 arrived = False
             self.after(5, lambda: report(arrived))
 
+        loop = receiver.loop
         if lost:
             self.after(50, lambda: report(False))
         else:
-            self.after(dice.uniform(1, 30), lambda: receiver.loop.do(lambda: receiver.loop.create_task(take())))
+            self.after(dice.uniform(1, 30), lambda: loop.do(lambda: loop.create_task(take())))
             # A receiver that dies meanwhile never reports: the connection is given up.
-            self.after(2000, lambda: report(False) if receiver.loop.dead else None)
+            self.after(2000, lambda: report(False) if loop.dead else None)
 
     # --- nemesis
 
