@@ -238,6 +238,8 @@ class Core:
             self._reset_timer()
             if self.is_voter:
                 self._campaign_pre()
+            else:
+                self.leader = ""  # it is silent: nobody is to be sent there
 
     def propose(self, datas: Sequence[bytes], kind: EntryKind = EntryKind.COMMAND) -> int:
         """Append entries to the leader's log; answer the index of the first.

@@ -212,9 +212,18 @@ class GrpcTransport:
             self._connect(name, address)
 
     def learn(self, name: str, address: str) -> None:
-        """A member of which the log here says nothing yet told its address."""
-        if not self._members and address:
-            self._connect(name, address)
+        """A sender of which the log here says nothing told its address: it can be answered as long as it is there.
+
+        It may be a leader, or a candidate, that was added after the end of the log here. Who did not answer it would never
+        get the entries that say so (dissertation §4.2).
+        """
+        if name not in self._members and address:
+            self._connect(name, address, guest=True)
+
+    def dismiss(self, peer: Peer) -> None:
+        """A guest is gone: when it speaks again, it is learned again."""
+        if self._peers.get(peer.name) is peer:
+            del self._peers[peer.name]
 
     def announce(self, problem: str) -> None:
         if problem or self.own_problem:
@@ -236,13 +245,16 @@ class GrpcTransport:
         if peer is not None:
             peer.hurry()
 
-    def _connect(self, name: str, address: str) -> None:
+    def _connect(self, name: str, address: str, *, guest: bool = False) -> None:
         known = self._peers.get(name)
-        if name == self.config.name or (known is not None and known.address == address):
+        if known is not None and known.address == address:
+            known.guest = guest
+            return
+        if name == self.config.name:
             return
         if known is not None:
             self._discard(name)
-        self._peers[name] = Peer(self, name, address)
+        self._peers[name] = Peer(self, name, address, guest=guest)
 
     def _discard(self, name: str) -> None:
         task = asyncio.get_running_loop().create_task(self._peers.pop(name).stop())
@@ -291,10 +303,11 @@ class GrpcTransport:
 
 
 class Peer:
-    """The stream to one other member."""
+    """The stream to one other member; to a guest, which is none as far as the log here says, only while it lasts."""
 
-    def __init__(self, transport: GrpcTransport, name: str, address: str) -> None:
+    def __init__(self, transport: GrpcTransport, name: str, address: str, *, guest: bool = False) -> None:
         self.name = name
+        self.guest = guest
         self.address = address
         self.connected = False
         self._transport = transport
@@ -347,6 +360,9 @@ class Peer:
                 if self.connected or why != self._last_error:
                     logger.info("no connection %s", fields(member=self.name, address=self.address, error=why))
                 self._last_error = why
+            if self.guest:
+                self._transport.dismiss(self)
+                return
             if self.connected:
                 pause = RECONNECT_MIN_S
             self.connected = False
