@@ -122,6 +122,20 @@ class Cluster(ABC):
                 else:
                     return
 
+    async def writable(self) -> None:
+        """Wait until a new cluster takes objects: the first leader makes the namespaces first."""
+        deadline = CLOCK.monotonic() + START_TIMEOUT_S
+        async with self.channel(0) as channel:
+            while True:
+                try:
+                    await self.method(channel, "put")(self.put(fresh("first")), timeout=1.0)
+                except grpc.aio.AioRpcError as error:
+                    if CLOCK.monotonic() > deadline:
+                        raise RuntimeError(f"{self.name} takes no writes: {error.details()}") from None
+                    await asyncio.sleep(0.05)
+                else:
+                    return
+
     def memory_mb(self, member: int) -> float:
         """A member's resident memory."""
         pages = int(Path(f"/proc/{self.processes[member].pid}/statm").read_text().split()[1])

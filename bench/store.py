@@ -176,6 +176,7 @@ async def _started(cluster: Cluster) -> None:
         cluster.start(member)
     for member in range(NODES):
         await cluster.serving(member)
+    await cluster.writable()
 
 
 async def _measure(kind: type[Cluster]) -> Results:
