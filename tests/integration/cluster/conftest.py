@@ -20,7 +20,7 @@ from steersman.clock import SystemClock
 from steersman.errors import ApiError
 from steersman.transport import GrpcTransport, credentials
 
-START_S = 30.0
+START_S = 60.0  # the machine may be busy with other tests
 
 
 def free_ports(count: int) -> list[int]:
@@ -145,14 +145,17 @@ class World:
         """Wait for a condition, perhaps a coroutine, of other processes, which can only be polled."""
         end, problem = time.monotonic() + seconds, ""
         while True:
-            with contextlib.suppress(ApiError):
+            try:
                 met = condition()
                 if asyncio.iscoroutine(met):
                     met = await met
                 if met:
                     return
+                problem = "the condition does not hold"
+            except ApiError as error:
+                problem = f"{error.reason}: {error}"
             if time.monotonic() > end:
-                raise AssertionError(f"not within {seconds:g} s {problem}\n{self.logs()}")
+                raise AssertionError(f"not within {seconds:g} s: {problem}\n{self.logs()}")
             await asyncio.sleep(0.05)
 
     def logs(self) -> str:
