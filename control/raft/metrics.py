@@ -35,6 +35,11 @@ class RaftMetrics:
             buckets=COMMIT_BUCKETS_S,
             registry=registry,
         )
+        self.election_timeout_seconds = Gauge(
+            "steersman_raft_election_timeout_seconds",
+            "The least election time-out in use: longer than configured while the disk is slow",
+            registry=registry,
+        )
         self.save_seconds = Histogram(
             "steersman_raft_save_seconds",
             "Writing one batch to the log and making it durable (one fdatasync)",

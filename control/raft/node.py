@@ -22,6 +22,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -42,6 +43,7 @@ from control.raft.interface import (
 )
 from control.raft.messages import Entry, EntryKind, InstallSnapshot, Membership, Message, SnapshotMeta, size
 from control.raft.metrics import RaftMetrics
+from control.raft.pace import DiskPace
 from control.raft.proposals import Proposals
 from control.raft.status import describe, explain
 from control.raft.transport import GrpcTransport, Transport
@@ -86,6 +88,7 @@ class RaftNode:
         self._loop: asyncio.AbstractEventLoop
         self._core: Core | None = None  # None: not started, halted or stopped
         self._saving: asyncio.Future[None] | None = None
+        self._pace = DiskPace()
         self._pumping = False  # a pump is scheduled
         self._timer: asyncio.TimerHandle | None = None
         self._proposals = Proposals(clock, self.metrics)
@@ -437,7 +440,7 @@ class RaftNode:
 
     def _save(self, core: Core, batch: Batch) -> None:
         self._saving = self._loop.run_in_executor(self._log_thread, self._write, batch)
-        self._saving.add_done_callback(partial(self._saved, core, batch))
+        self._saving.add_done_callback(partial(self._saved, core, batch, self._clock.monotonic()))
 
     def _write(self, batch: Batch) -> None:
         """Runs in the log's thread."""
@@ -445,13 +448,14 @@ class RaftNode:
         self._wal.save(batch)
         self.metrics.save_seconds.observe(self._clock.monotonic() - started)
 
-    def _saved(self, core: Core, batch: Batch, saving: asyncio.Future[None]) -> None:
+    def _saved(self, core: Core, batch: Batch, started: float, saving: asyncio.Future[None]) -> None:
         if core is not self._core or saving.cancelled():
             return  # halted or stopped meanwhile: nothing may be promised any more
         error = saving.exception()
         if isinstance(error, Exception):
             self._halt(error)
             return
+        self._adapt(core, self._clock.monotonic() - started)
         try:
             if batch.snapshot is not None:
                 self._install(batch.snapshot.meta)
@@ -463,6 +467,14 @@ class RaftNode:
         self.metrics.saved_entries.inc(len(batch.entries))
         self.metrics.saved_bytes.inc(sum(map(size, batch.entries)))
         self._wake()
+
+    def _adapt(self, core: Core, save_seconds: float) -> None:
+        """Let elections wait for a slow disk; see `pace`."""
+        self._pace.observe(save_seconds)
+        ticks = self._pace.election_ticks(self.config.election_ticks, self.config.tick_s)
+        if ticks != core.config.election_ticks:
+            core.config = replace(core.config, election_ticks=ticks)
+            self.metrics.election_timeout_seconds.set(ticks * self.config.tick_s)
 
     def _apply(self, core: Core, entries: Sequence[Entry]) -> None:
         commands = [entry for entry in entries if entry.kind is EntryKind.COMMAND]

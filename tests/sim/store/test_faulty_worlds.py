@@ -39,6 +39,14 @@ def test_same_seed_same_world() -> None:
     assert trace() == trace()
 
 
+def test_slow_disks_do_not_keep_members_from_electing() -> None:
+    """Every sync takes longer than the configured election time-out; elections adapt to that (`control.raft.pace`)."""
+    for seed in range(3):
+        world = run(seed, disk_ms=600.0, size=3, pause_ms=5000.0, duration_ms=10_000.0, loss=0.0, slow=0.0)
+        assert world.acknowledged > 0  # without it, nobody is ever elected
+        assert len(world.leaders) < 12
+
+
 PLANTED: list[tuple[StoreBug, dict[str, float], str]] = [
     (StoreBug.ACK_BEFORE_FSYNC, {"crashiness": 8}, "without the committed entry|applied another|log ends at|begins after|explains|stopped for good|cannot be trusted"),
     (StoreBug.STALE_READ, {}, "no order of the calls"),

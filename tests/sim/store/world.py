@@ -323,6 +323,8 @@ class StoreMember(Member):
 
     def _latency_ms(self) -> float:
         dice = self.world.random
+        if self.world.disk_ms:
+            return self.world.disk_ms * dice.uniform(0.7, 1.3)
         slow = dice.uniform(50, 400) if dice.random() < 0.03 else dice.choice((0.5, 1, 3, 10))
         return min(slow * self.slow_factor, SLOWEST_MS)
 
@@ -362,6 +364,7 @@ class StoreWorld(World):
         self.executions: dict[str, int] = {}  # by the value that a write carries: how often a leader worked on it
         self.loops: list[SimLoop] = []  # of every life of every member
         self.kept_changes = 10_000
+        self.disk_ms = 0.0  # what every sync takes, always and everywhere; 0: as it comes
         super().__init__(seed, duration_ms=duration_ms, **more)
         dice = self.random
         self.kept_changes = dice.choice((30, 10_000))  # 30: watches that are away for a while must list again
