@@ -143,7 +143,7 @@ class Allocator:
                 document,
                 "spec.clusterIPs",
                 f'Invalid value: ["{text}"]: failed to allocate IP {text}: the provided network does not match the '
-                "current range",
+                f"current range: use an address in {self._services}",
             )
 
     async def _free_cluster_ip(self, document: Document) -> str:

@@ -117,7 +117,8 @@ def test_killing_agents_and_containerd_restarts_no_container(lab: Lab, namespace
     for process in ("node", "containerd", "node"):
         for node in lab.nodes:
             lab.kill_process(node, process)
-        assert lab.in_pod(namespace, "asker", "timeout 5 wget -q -O - http://steady/ | head -n 1").count("says") == 1
+        request = "timeout 5 wget -q -O - http://steady/ | head -n 1"
+        eventually(lambda: "says" in lab.in_pod(namespace, "asker", request), "the Service answers", 20)
         for node in lab.nodes:  # each agent is at work again: it starts a pod and takes it away
             name = f"probe-{node}"
             lab.apply(pod(name, node=node), namespace=namespace)
