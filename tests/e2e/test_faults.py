@@ -114,10 +114,10 @@ def test_killing_agents_and_containerd_restarts_no_container(lab: Lab, namespace
     pods = [*lab.wait_count(namespace, "app=steady", 6), *lab.wait_ready(namespace, "asker")]
     before = lab.incarnations(pods)
     running = {node: lab.running(node) for node in lab.nodes}
+    request = "timeout 5 wget -q -O - http://steady/ | head -n 1"
     for process in ("node", "containerd", "node"):
         for node in lab.nodes:
             lab.kill_process(node, process)
-        request = "timeout 5 wget -q -O - http://steady/ | head -n 1"
         eventually(lambda: "says" in lab.in_pod(namespace, "asker", request), "the Service answers", 20)
         for node in lab.nodes:  # each agent is at work again: it starts a pod and takes it away
             name = f"probe-{node}"

@@ -23,6 +23,8 @@ def test_a_topology_survives_its_file() -> None:
         ({"store": "files"}, "use embedded or etcd"),
         ({"name": "Lab"}, "lower-case"),
         ({"name": "a/../b"}, "lower-case"),
+        ({"grpc_port": 70000}, "from 1 to 65535"),
+        ({"grpc_port": 7443, "rest_port": 7443}, "two ports"),
     ],
 )
 def test_an_impossible_lab_is_refused_with_what_is_possible(arguments: dict, told: str) -> None:

@@ -87,7 +87,7 @@ async def test_a_wish_that_cannot_be_is_refused_before_anything_else_is_looked_a
         await api.client.create(body)
     assert refused.value.message == (
         'Service "a" is invalid: spec.clusterIPs: Invalid value: ["1.2.3.4"]: failed to allocate IP 1.2.3.4: '
-        "the provided network does not match the current range"
+        "the provided network does not match the current range: use an address in 10.96.0.0/16"
     )
     body["spec"]["clusterIP"] = "not-an-address"
     with pytest.raises(ApiError) as refused:
