@@ -536,6 +536,12 @@ def _tree(page: Page, value: Any, level: int) -> None:
             page.put(title, "<none>" if inner in ("", None, {}) else str(inner).split("\n"), level=level)
 
 
+def _when(event: Document) -> tuple[str, int]:
+    """The order of events: times have whole seconds, within one the order of writing tells."""
+    written = event["metadata"].get("resourceVersion") or "0"
+    return event.get("lastTimestamp") or event.get("eventTime") or "", int(written) if written.isdigit() else 0
+
+
 async def _events(client: AsyncClient, page: Page, document: Document, now: dt.datetime) -> None:
     meta = document["metadata"]
     fields = f"involvedObject.kind={document['kind']},involvedObject.name={meta['name']}"
@@ -550,7 +556,7 @@ async def _events(client: AsyncClient, page: Page, document: Document, now: dt.d
         return
     page.text("Events:")
     rows = [["Type", "Reason", "Age", "From", "Message"], ["----", "------", "----", "----", "-------"]]
-    for event in sorted(mine, key=lambda e: (e.get("lastTimestamp") or "", e.get("firstTimestamp") or "")):
+    for event in sorted(mine, key=_when):
         age = _age(event.get("lastTimestamp") or event.get("eventTime"), now)
         if (event.get("count") or 1) > 1:
             age = f"{age} (x{event['count']} over {_age(event.get('firstTimestamp'), now)})"

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import stat
 import sys
 import termios
 import tty
@@ -237,13 +238,16 @@ async def _raw_terminal(enabled: bool) -> AsyncIterator[None]:
 
 
 async def _send_input(duplex: Duplex) -> None:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    try:
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(0), "rb", 0))
+    """Pass standard input on until it ends; plain files and /dev/null cannot be waited for, and are read in a thread."""
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(sys.stdin.fileno()):
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(sys.stdin.fileno()), "rb", 0)
+        )
         while data := await reader.read(CHUNK):
             await duplex.send(pb.StreamFrame(stdin=data))
-    except ValueError:  # a plain file is no pipe
+    else:
         while data := await asyncio.to_thread(sys.stdin.buffer.read, CHUNK):
             await duplex.send(pb.StreamFrame(stdin=data))
     await duplex.send(pb.StreamFrame(close_stdin=True))

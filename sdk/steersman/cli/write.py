@@ -63,7 +63,11 @@ def read_manifests(files: Sequence[str], *, recursive: bool = False) -> list[dic
         else:
             paths = [path]
         for each in paths:
-            documents += _parsed(str(each), each.read_text())
+            try:
+                text = each.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise click.ClickException(f"{each}: not a manifest: no UTF-8 text") from error
+            documents += _parsed(str(each), text)
     if not documents:
         raise click.ClickException("no objects passed: the manifests are empty")
     return documents
@@ -439,9 +443,15 @@ def _edited(text: str) -> tuple[int, str, str]:
     with tempfile.NamedTemporaryFile("w+", suffix=".yaml", delete=False) as file:
         file.write(text)
     path = Path(file.name)
-    code = subprocess.run([*shlex.split(editor), file.name], check=False).returncode
-    kept = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith("#")]
-    path.unlink()
+    try:
+        code = subprocess.run([*shlex.split(editor), file.name], check=False).returncode
+        kept = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith("#")]
+    except FileNotFoundError as error:
+        raise click.ClickException(
+            f"the editor {editor!r} cannot be started: set EDITOR to one that is there"
+        ) from error
+    finally:
+        path.unlink(missing_ok=True)
     return code, editor, "".join(kept)
 
 
