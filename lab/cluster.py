@@ -45,6 +45,13 @@ def _check_machine(topology: Topology) -> None:
     missing = sorted({package for program, package in required.items() if shutil.which(program) is None})
     if missing:
         raise LabError(f"missing Debian packages: {' '.join(missing)}; `scripts/setup` installs them")
+    if topology.directory.exists() or segment.namespaces(topology.name) or cgroups.processes(topology.cgroup):
+        raise LabError(
+            f"a lab {topology.name!r} is up, or was not cleared up: `steer lab down --name {topology.name}` first"
+        )
+
+
+def _check_ports(topology: Topology) -> None:
     for port in (topology.grpc_port, topology.rest_port):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -132,10 +139,7 @@ async def up(topology: Topology, progress: Progress, *, timeout: float = 120.0, 
         LabError: it is up already, the machine lacks something, or it was not Ready in time.
     """
     _check_machine(topology)
-    if topology.directory.exists() or segment.namespaces(topology.name) or cgroups.processes(topology.cgroup):
-        raise LabError(
-            f"a lab {topology.name!r} is up, or was not cleared up: `steer lab down --name {topology.name}` first"
-        )
+    _check_ports(topology)
     topology.directory.mkdir(parents=True, mode=0o711)
     (topology.directory / "lab.json").write_text(json.dumps(topology.to_dict(), indent=1))
     segment.make_switch(topology)
@@ -209,6 +213,8 @@ def _late(topology: Topology, timeout: float) -> str:
 
 def down(name: str, progress: Progress) -> bool:
     """Take the lab down; answers whether there was anything to take down."""
+    if os.geteuid() != 0:
+        raise LabError("a lab's processes and namespaces belong to root: run this as root")
     group = f"steersman/{name}"
     directory = STATE_ROOT / name
     found = segment.namespaces(name)

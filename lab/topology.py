@@ -26,6 +26,7 @@ SWITCH_ADDRESS = str(SEGMENT[1])
 REGISTRY_ADDRESS = str(SEGMENT[2])
 FIRST_CONTROL, FIRST_NODE = 11, 101  # last octet of control-1 and node-1
 MAX_CONTROL, MAX_NODES = 9, 100
+MAX_PORT = 65535
 GRPC_PORT, RAFT_PORT, REST_PORT, REGISTRY_PORT = 7443, 7444, 6443, 5000
 STORES = ("embedded", "etcd")
 NAME = re.compile(r"[a-z][a-z0-9]{0,7}")  # short: it becomes part of interface and namespace names
@@ -68,6 +69,11 @@ class Topology:
             raise LabError(f"--store {self.store}: use {' or '.join(STORES)}")
         if not 0 <= self.nodes <= MAX_NODES:
             raise LabError(f"--nodes {self.nodes}: use a number from 0 to {MAX_NODES}")
+        for flag, port in (("--grpc-port", self.grpc_port), ("--rest-port", self.rest_port)):
+            if not 1 <= port <= MAX_PORT:
+                raise LabError(f"{flag} {port}: use a number from 1 to {MAX_PORT}")
+        if self.grpc_port == self.rest_port:
+            raise LabError(f"--grpc-port and --rest-port are both {self.grpc_port}: use two ports")
 
     @property
     def directory(self) -> Path:
