@@ -20,8 +20,6 @@ from node.runtime.containers import ContainerdRuntime
 from node.runtime.interface import ContainerKey, ContainerSpec, Exited, Image, LogOptions, Sandbox, SandboxSpec
 from steersman.clock import SystemEntropy
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
 
 def wait_until(condition, seconds=20.0):
     """Wait for a condition of the world outside this process."""
