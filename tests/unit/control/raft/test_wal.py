@@ -159,6 +159,29 @@ def test_a_full_disk_shows_before_anything_is_written_and_is_recovered_from(disk
     wal.save(batch(*run_of(index, 1)))
 
 
+def test_a_full_disk_leaves_a_segment_in_reserve_which_is_taken_back_when_there_is_room(disk: MemoryFiles) -> None:
+    wal, _ = reopened(disk)
+    assert not wal.low
+    disk.capacity = disk.used
+    index = 1
+    while not wal.low:  # on and on, until the present segment is full
+        wal.save(batch(*run_of(index, 1)))
+        index += 1
+    wal.replenish()
+    assert wal.low  # there is no room for another
+    before = index
+    with pytest.raises(OSError, match="No space"):
+        while True:
+            wal.save(batch(*run_of(index, 1)))
+            index += 1
+    assert index > before + 3  # a whole segment's worth
+    disk.capacity = None
+    wal.recover()
+    wal, stored = reopened(disk)
+    assert not wal.low
+    assert len(stored.entries) == index - 1
+
+
 def test_a_failed_sync_is_never_believed_later(disk: MemoryFiles) -> None:
     wal, _ = reopened(disk)
     wal.save(batch(*run_of(1, 2)))
