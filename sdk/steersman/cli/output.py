@@ -29,18 +29,23 @@ def rows_of(table: dict[str, Any], *, wide: bool, headers: bool, namespaces: boo
     return found
 
 
-def aligned(rows: Sequence[Sequence[str]], gap: int = 3) -> list[str]:
-    """Lines with columns padded to their widest cell, `gap` spaces apart."""
+def aligned(rows: Sequence[Sequence[str]], gap: int = 3, widths: list[int] | None = None) -> list[str]:
+    """Lines with columns padded to their widest cell, `gap` spaces apart.
+
+    `widths`, when given, are the least widths, and grow with these rows: for tables that are printed row by row.
+    """
     if not rows:
         return []
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [] if widths is None else widths
+    widths += [0] * (len(rows[0]) - len(widths))
+    widths[:] = [max(width, *(len(row[i]) for row in rows)) for i, width in enumerate(widths)]
     return [
         (" " * gap).join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
 
 
-def print_rows(rows: Sequence[Sequence[str]]) -> None:
-    for line in aligned(rows):
+def print_rows(rows: Sequence[Sequence[str]], widths: list[int] | None = None) -> None:
+    for line in aligned(rows, widths=widths):
         click.echo(line)
 
 

@@ -89,13 +89,15 @@ async def _get(session: Session, client: AsyncClient, what: tuple[str, ...], opt
     return failed
 
 
-def _print_table(table: dict[str, Any], options: dict[str, Any], *, namespaces: bool, headers: bool) -> None:
+def _print_table(
+    table: dict[str, Any], options: dict[str, Any], *, namespaces: bool, headers: bool, widths: list[int] | None = None
+) -> None:
     if options["show_labels"]:
         table["columnDefinitions"].append({"name": "Labels", "priority": 0})
         for row in table["rows"]:
             labels = row.get("object", {}).get("metadata", {}).get("labels") or {}
             row["cells"].append(",".join(f"{key}={value}" for key, value in sorted(labels.items())) or "<none>")
-    print_rows(rows_of(table, wide=options["output"] == "wide", headers=headers, namespaces=namespaces))
+    print_rows(rows_of(table, wide=options["output"] == "wide", headers=headers, namespaces=namespaces), widths)
 
 
 def _list_request(session: Session, target: Target, options: dict[str, Any], name: str = "") -> pb.ListRequest:
@@ -198,6 +200,7 @@ async def _follow(session: Session, client: AsyncClient, target: Target, options
         as_table=options["output"] not in ("json", "yaml", "name"),
     )
     first = True
+    widths: list[int] = []
     while True:
         try:
             async for response in client.transport.stream("Objects", "Watch", request):
@@ -207,7 +210,9 @@ async def _follow(session: Session, client: AsyncClient, target: Target, options
                     document = msgspec.json.decode(event.object.json)
                     if request.as_table:
                         headers = first and not options["no_headers"]
-                        _print_table(document, options, namespaces=options["all_namespaces"], headers=headers)
+                        _print_table(
+                            document, options, namespaces=options["all_namespaces"], headers=headers, widths=widths
+                        )
                         first = False
                     else:
                         print_documents([document], options["output"], single=True)

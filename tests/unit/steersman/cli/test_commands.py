@@ -42,6 +42,12 @@ def test_table_columns_of_low_priority_are_wide_only() -> None:
     assert output.rows_of(table, wide=True, headers=False, namespaces=False) == [["a", "<none>"]]
 
 
+def test_rows_that_follow_stand_under_those_before() -> None:
+    widths: list[int] = []
+    assert output.aligned([["NAME", "READY"], ["web-1", "1/1"]], widths=widths) == ["NAME    READY", "web-1   1/1"]
+    assert output.aligned([["a", "0/1"]], widths=widths) == ["a       0/1"]
+
+
 def test_exec_words_split_into_pod_options_and_command() -> None:
     what, options, command = streams._exec_words(("deploy/web", "-it", "-c", "main", "--", "sh", "-c", "x"))
     assert (what, command) == (["deploy/web"], ["sh", "-c", "x"])
