@@ -50,6 +50,7 @@ _REASON_OF_GRPC = {
     grpc.StatusCode.OUT_OF_RANGE: "Expired",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "TooManyRequests",
     grpc.StatusCode.UNAVAILABLE: "ServiceUnavailable",
+    grpc.StatusCode.CANCELLED: "ServiceUnavailable",  # not by the caller, who gets CancelledError: the member stopped
     grpc.StatusCode.DEADLINE_EXCEEDED: "Timeout",
 }
 

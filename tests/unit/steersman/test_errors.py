@@ -33,6 +33,10 @@ def test_a_call_that_never_arrived_is_unavailable_and_may_be_retried() -> None:
     assert (error.reason, error.code, error.retry_after) == ("ServiceUnavailable", 503, 1)
 
 
+def test_a_call_that_a_stopping_member_dropped_is_unavailable() -> None:
+    assert ApiError.from_rpc(FailedCall(grpc.StatusCode.CANCELLED, "CANCELLED")).reason == "ServiceUnavailable"
+
+
 def test_messages_are_worded_as_kubernetes_words_them() -> None:
     assert str(errors.not_found("deployments", "web", group="apps")) == 'deployments.apps "web" not found'
     assert str(errors.already_exists("pods", "a")) == 'pods "a" already exists'
