@@ -235,6 +235,7 @@ class Watching:
         self.client = make_client(world, name)
         self.revision = 0  # everything up to it was told
         self.told = 0
+        self.began = False  # perhaps at revision 0, before anything was written
         self._shown: dict[str, Document] = {}
 
     async def run(self) -> None:
@@ -274,7 +275,7 @@ class Watching:
         if response.synced:
             truth = self.world.objects_at(response.revision)
             self.world.check(initial == truth, f"{self.name} began at {response.revision} with {initial}, not {truth}")
-            self._shown, self.revision = initial, response.revision
+            self._shown, self.revision, self.began = initial, response.revision, True
 
     def _changes(self, response: pb.WatchResponse) -> None:
         check, upto = self.world.check, response.revision
@@ -300,7 +301,7 @@ class Watching:
 
     def caught_up(self) -> bool:
         """Whether everything there was to be told has been told."""
-        return self.revision > 0 and not self.world.changes_between(self.revision, len(self.world.changes))
+        return self.began and not self.world.changes_between(self.revision, len(self.world.changes))
 
     def check_complete(self) -> None:
         """What was told adds up to what there is."""
