@@ -123,6 +123,7 @@ class Wal:
             OSError: the disk refuses.
         """
         self.snapshots.clean()
+        self._files.sync_folder()  # a name whose sync failed may be seen here and yet be lost in a crash
         snapshot = self.snapshots.newest()
         names = [name for name in self._files.names() if name.startswith("wal-")]
         if snapshot is None:
