@@ -13,6 +13,9 @@ gives up leadership to whoever is most advanced, refuses proposals, and says why
 other members. Once a second it tries whether the disk takes the log again, and then starts from the disk as after a
 crash, keeping the state machine, which has only ever applied what was durable. A state machine that raises, or a disk
 that has lost what it acknowledged, halts the member for good: going on would make it differ from the others.
+
+The module is longer than most: it is the one place where the core's duties (persist, then send, then apply) meet disk,
+network and callers, and each duty's order against the others is what must be read together.
 """
 
 from __future__ import annotations

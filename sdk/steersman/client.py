@@ -7,6 +7,8 @@ exists). With a class, objects come back as that view; with a string, as parsed 
     async with AsyncClient.connect() as client:
         for pod in (await client.list(Pod, namespace="default", labels="app=web")).items:
             print(pod.name, pod.status.phase)
+
+The module is long because a client has every verb of the API, each a few lines, in one class.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The layout follows `kubectl describe`. Kinds with something special to say have a function here; every other kind is
 shown field by field.
+
+It is long because each kind's page is written out as it is shown, from top to bottom.
 """
 
 from __future__ import annotations

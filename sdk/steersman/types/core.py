@@ -1,4 +1,7 @@
-"""Typed views of the core group (v1)."""
+"""Typed views of the core group (v1).
+
+It is long because the group is: one struct for each part of a Pod, a Node and a Service that code reads.
+"""
 
 from __future__ import annotations
 
