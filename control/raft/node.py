@@ -102,7 +102,6 @@ class RaftNode:
         self._snapshotting: asyncio.Task[None] | None = None
         self._snapshot_not_before = 0  # an applied index: after a failure, do not try again at once
         self._recovering: asyncio.Task[None] | None = None
-        self._replenishing: asyncio.Task[None] | None = None
         self._problem = ""
         self._snapshot_problem = ""
         self._leadership = LeaderState("", 0, is_self=False)
@@ -135,7 +134,7 @@ class RaftNode:
         self._core = None
         self._fail_pending("the member is stopping")
         self._publish_leadership(LeaderState("", self._leadership.term, is_self=False), force=True)
-        tasks = [task for task in (self._recovering, self._snapshotting, self._replenishing) if task is not None]
+        tasks = [task for task in (self._recovering, self._snapshotting) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -307,11 +306,6 @@ class RaftNode:
             raise NotLeaderError(self._problem or f"{self.config.name} is not running")
         return SnapshotMeta(self._applied, term, core.history.at(self._applied)), self._machine.snapshot()
 
-    @property
-    def room(self) -> float:
-        """1 while the disk has room; when the log lives on its reserve, how much of that is left, down to 0."""
-        return 1.0 - self._wal.spent if self._wal.low else 1.0
-
     def _leading_core(self) -> Core:
         core = self._core
         if core is None:
@@ -465,8 +459,6 @@ class RaftNode:
             self._halt(error)
             return
         self._adapt(core, self._clock.monotonic() - started)
-        if self._wal.low and self._replenishing is None:
-            self._replenishing = self._loop.create_task(self._replenish())
         try:
             if batch.snapshot is not None:
                 self._install(batch.snapshot.meta)
@@ -642,16 +634,6 @@ class RaftNode:
         if isinstance(error, OSError):
             self.metrics.disk_failures.inc()
             self._recovering = self._loop.create_task(self._recover())
-
-    async def _replenish(self) -> None:
-        """The log lives on its reserve: try until the disk has room for another."""
-        logger.warning("the disk is full: only removals are taken %s", fields(log=self._files.describe("")))
-        try:
-            while self._wal.low and self._core is not None:
-                await asyncio.sleep(RETRY_DISK_S)
-                await self._on_log_thread(self._wal.replenish)
-        finally:
-            self._replenishing = None
 
     async def _recover(self) -> None:
         """Try until the disk takes the log again."""

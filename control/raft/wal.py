@@ -9,10 +9,6 @@ Frames are numbered without gaps. A segment `wal-NUMBER` begins with the frame o
 state, so that older segments can be removed when a snapshot stands for their entries. Segments are reserved in advance:
 a disk that runs full shows when a segment is begun, before anything of the batch is written.
 
-One more segment's room is kept in the file `reserve`. When a segment finds no room on the disk, that one is given up for it
-and the log is `low`: there is room for one segment more, which the owner should spend on what makes room (removals). It is
-taken back as soon as the disk has it (`replenish`).
-
 What the reader makes of damage, frame `n` being the first that does not check out:
 
 - Nothing after it has a number above `n`: the write of `n` was interrupted, so its fdatasync never returned and nobody
@@ -28,7 +24,6 @@ byte known to be durable; the owner then reads it all again, as after a crash.
 
 from __future__ import annotations
 
-import errno
 import struct
 import zlib
 from collections.abc import Iterator
@@ -90,16 +85,8 @@ class _Replay:
         return True
 
 
-RESERVE = "reserve"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-
-
 class Wal:
-    """The log on disk. Not for two threads at a time; `save` blocks until the disk has answered.
-
-    Attributes:
-        low: the reserve is spent, or could never be made: only the rest of the present segment is sure.
-    """
+    """The log on disk. Not for two threads at a time; `save` blocks until the disk has answered."""
 
     def __init__(self, files: Files, segment_bytes: int = 16 << 20) -> None:
         self.snapshots = SnapshotStore(files)
@@ -111,7 +98,6 @@ class Wal:
         self._number = 1  # of the next frame
         self._hard_state = HardState()
         self._failed = False
-        self.low = False
 
     # --- opening --------------------------------------------------------------------------------------------------------
 
@@ -138,7 +124,6 @@ class Wal:
         self._hard_state = stored.hard_state
         if self._file is None:
             self._begin_segment()
-        self.replenish()
         if reset:
             self._write(
                 _encode_hard_state(stored.hard_state) + RESET.pack(RECORD_RESET, snapshot.index, snapshot.term), 0
@@ -265,16 +250,15 @@ class Wal:
         """
         self._require_sound()
         try:
+            if self._offset >= self._segment_bytes:
+                self._begin_segment()
             parts = [_encode_hard_state(batch.hard_state)]
             if batch.snapshot is not None:
                 self.snapshots.accept(batch.snapshot.meta)
                 parts.append(RESET.pack(RECORD_RESET, batch.snapshot.meta.index, batch.snapshot.meta.term))
             for entry in batch.entries:
                 parts += (ENTRY.pack(RECORD_ENTRY, entry.index, entry.term, entry.kind, len(entry.data)), entry.data)
-            records = b"".join(parts)
-            if not self._fits(len(records)):
-                self._begin_segment()
-            self._write(records, batch.entries[-1].index if batch.entries else 0)
+            self._write(b"".join(parts), batch.entries[-1].index if batch.entries else 0)
             self._hard_state = batch.hard_state
         except OSError:
             self._failed = True
@@ -322,40 +306,7 @@ class Wal:
             self._file = None
         self._failed = True
 
-    def _fits(self, length: int) -> bool:
-        """Whether a frame is to go into the present segment: into what is reserved, unless it is larger than half of one."""
-        size = HEADER.size + length + ALIGN
-        left = self._segment_bytes - self._offset
-        return left > 0 and (size <= left or size > self._segment_bytes // 2)
-
-    @property
-    def spent(self) -> float:
-        """How much of the present segment is used, from 0 to 1."""
-        return min(1.0, self._offset / self._segment_bytes)
-
-    def replenish(self) -> None:
-        """Keep a segment's room in reserve, if the disk has it."""
-        try:
-            with closing(self._files.open(RESERVE)) as file:
-                file.reserve(self._segment_bytes)
-            self.low = False
-        except OSError:
-            self._files.remove(RESERVE)
-            self.low = True
-
     def _begin_segment(self) -> None:
-        """Begin a new segment, with the reserve's room if there is no other."""
-        try:
-            self._make_segment()
-        except OSError as error:
-            if error.errno not in NO_ROOM or RESERVE not in self._files.names():
-                raise
-            self._files.remove(RESERVE)
-            self._files.sync_folder()
-            self.low = True
-            self._make_segment()
-
-    def _make_segment(self) -> None:
         """Reserve a new segment and make its first frame durable; only then leave the old one."""
         name = f"wal-{self._number:020d}"
         file = self._files.open(name)

@@ -10,9 +10,7 @@ snapshots and the members' messages hold ciphertext, the state plaintext. A valu
 state, and reading it is refused with SealedError; `rekey` opens what waited for the keys it brings.
 
 Failure. A member that does not lead refuses writes with NoLeaderError naming the leader; `uncertain` says whether the
-write may still happen. On a full disk the log lives on a reserve for a while: creations are refused with StoreFullError, then
-updates too, removals never (16 MiB of log hold some 50,000). A disk without even that makes the member step down; it refuses with
-StoreFullError when nobody else leads. A leader does not know of its followers' disks: a majority of them full stops writes.
+write may still happen. A full disk makes the member step down; it refuses with StoreFullError when nobody else leads.
 When the state outgrows its quota of memory, creations are refused with StoreFullError; updates, which a graceful
 deletion needs, go on for another tenth, and removals always. Stopping ends every watch with NoLeaderError.
 """
@@ -63,9 +61,6 @@ GIB = 1 << 30
 QUOTA_BYTES = 2 * GIB  # of live keys and values: all of it is in memory, and a snapshot of it must fit the disk twice
 PROGRESS_S = 5.0  # how often idle watchers learn the newest revision: bookmarks stay this fresh, at one wake-up
 PRUNE = 1_000  # unopened values before those that history forgot are looked for, and again at twice what is left
-UPDATES_ROOM = (
-    0.5  # of the log's reserve is for removals only; the rest also for updates, which graceful deletions need
-)
 REFRESH_KEYS = 500  # index work per slice of an idle moment: about 2 ms of the event loop
 
 
@@ -308,17 +303,12 @@ class EmbeddedStore(Store):
         size = commands.weight(txn)
         if size > self._max_txn:
             raise ValueError(f"a transaction of {size} bytes is too large: at most {self._max_txn} fit")
-        room = self.raft.room
         live = self._engine.state.live_bytes + size
-        if live <= self._quota and room == 1.0:
+        if live <= self._quota:
             return
         for op in txn.ops:
             if isinstance(op, Put):
                 update = op.expect != 0 and self._engine.get(op.key) is not None
-                if room < UPDATES_ROOM or (room < 1.0 and not update):
-                    raise StoreFullError(
-                        "the leader's disk is full, and the log lives on what was kept in reserve: delete objects, or make room"
-                    )
                 if not update or live > self._quota + self._quota // 10:
                     raise StoreFullError(
                         f"the store holds {self._engine.state.live_bytes} bytes, its quota is {self._quota}: "

@@ -159,31 +159,6 @@ def test_a_full_disk_shows_before_anything_is_written_and_is_recovered_from(disk
     wal.save(batch(*run_of(index, 1)))
 
 
-def test_a_full_disk_leaves_a_segment_in_reserve_which_is_taken_back_when_there_is_room(disk: MemoryFiles) -> None:
-    wal, _ = reopened(disk)
-    assert not wal.low
-    disk.capacity = disk.used
-    index = 1
-    while not wal.low:  # on and on, until the present segment is full
-        wal.save(batch(*run_of(index, 1)))
-        index += 1
-    wal.replenish()
-    assert wal.low  # there is no room for another
-    before = index
-    try:
-        while True:
-            wal.save(batch(*run_of(index, 1)))
-            index += 1
-    except OSError as refused:
-        assert refused.errno == errno.ENOSPC
-    assert index > before + 3  # a whole segment's worth
-    disk.capacity = None
-    wal.recover()
-    wal, stored = reopened(disk)
-    assert not wal.low
-    assert len(stored.entries) == index - 1
-
-
 def test_a_snapshot_whose_name_was_never_synced_is_made_durable_before_the_log_relies_on_it(disk: MemoryFiles) -> None:
     """Found by the simulation (20,000 worlds, one failure): power lost after a failing disk had worked again."""
     wal, _ = reopened(disk)

@@ -36,7 +36,6 @@ class LogNode:
     def __init__(self, log: SharedLog, machine, name: str) -> None:
         self.log, self.machine, self.name = log, machine, name
         self.leader, self.problem = "m0", ""
-        self.room = 1.0
         self.error: Exception | None = None
         log.nodes.append(self)
 
@@ -197,21 +196,6 @@ async def test_an_oversized_transaction_is_refused_before_the_log(log: SharedLog
         await store.commit([put("/a/x/1", b"v" * 2000)])
     assert len(log.entries) == 1
     await store.stop()
-
-
-async def test_on_the_logs_reserve_only_what_makes_room_is_taken(log: SharedLog, store: EmbeddedStore) -> None:
-    await store.commit([put("/a/1"), put("/a/2")])
-    node = log.nodes[0]
-    node.room = 0.9
-    with pytest.raises(StoreFullError, match="delete objects, or make room"):
-        await store.commit([put("/a/3")])
-    await store.commit([put("/a/1", b"is being deleted")])
-    node.room = 0.4
-    with pytest.raises(StoreFullError):
-        await store.commit([put("/a/1", b"again")])
-    await store.commit([Txn((Delete("/a/1"),)), Txn((Delete("/a/2"),))])
-    node.room = 1.0
-    await store.commit([put("/a/3")])
 
 
 async def test_stopping_ends_pending_commits_and_watches(log: SharedLog) -> None:
