@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from statistics import median
 
-from bench.harness import CLOCK, Figure, at_most, median, raised
+from bench.harness import CLOCK, Figure, at_most, raised
 from lab import cluster, hosts
 from lab.topology import Topology
 from steersman.client import AsyncClient

@@ -7,7 +7,6 @@ run, their ratio, and what is to be reached.
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -114,10 +113,6 @@ def timed(work: object) -> float:
     begin = CLOCK.monotonic()
     work()  # type: ignore[operator]
     return CLOCK.monotonic() - begin
-
-
-def median(values: list[float]) -> float:
-    return statistics.median(values)
 
 
 def _spin(_: int) -> float:

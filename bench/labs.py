@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from statistics import median
 
-from bench.harness import CLOCK, Figure, at_most, median, raised
+from bench.harness import CLOCK, Figure, at_most, raised
 from lab import hosts
 from lab.topology import Topology
 

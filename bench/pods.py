@@ -7,8 +7,9 @@ address and a network, volumes and logs, and reports it Ready through a durable 
 from __future__ import annotations
 
 import asyncio
+from statistics import median
 
-from bench.harness import CLOCK, Figure, at_most, median, on_host, raised, timed
+from bench.harness import CLOCK, Figure, at_most, on_host, raised, timed
 from lab.topology import REGISTRY_ADDRESS, REGISTRY_PORT, Topology
 from steersman.client import AsyncClient
 from steersman.types import Pod

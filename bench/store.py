@@ -16,13 +16,14 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from bench.clusters import NODES, Cluster, Etcd, Ours, fresh
-from bench.harness import CLOCK, Figure, median
+from bench.harness import CLOCK, Figure
 
 SECONDS = 4.0  # of each load
 PUT_CLIENTS = (1, 64, 256)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -131,12 +130,6 @@ def exec_on_host(name: str, host: str, command: tuple[str, ...]) -> None:
     os.execvp(argv[0], argv)  # noqa: S606 - the command takes this one's place, terminal and exit code
 
 
-@contextmanager
-def _told(text: str) -> Any:
-    yield
-    click.echo(text)
-
-
 @lab.command()
 @_name
 @click.argument("host")
@@ -145,8 +138,8 @@ def kill(name: str, host: str) -> None:
     from lab import cluster, hosts  # noqa: PLC0415
 
     topology = cluster.load(name)
-    with _told(f"host/{host} killed"):
-        hosts.kill(topology, topology.host(host))
+    hosts.kill(topology, topology.host(host))
+    click.echo(f"host/{host} killed")
 
 
 @lab.command()
@@ -157,8 +150,8 @@ def start(name: str, host: str) -> None:
     from lab import cluster  # noqa: PLC0415
 
     topology = cluster.load(name)
-    with _told(f"host/{host} started"):
-        cluster.start(topology, topology.host(host))
+    cluster.start(topology, topology.host(host))
+    click.echo(f"host/{host} started")
 
 
 @lab.command()
@@ -169,8 +162,8 @@ def pause(name: str, host: str) -> None:
     from lab import cluster, hosts  # noqa: PLC0415
 
     topology = cluster.load(name)
-    with _told(f"host/{host} paused"):
-        hosts.pause(topology, topology.host(host), paused=True)
+    hosts.pause(topology, topology.host(host), paused=True)
+    click.echo(f"host/{host} paused")
 
 
 @lab.command()
@@ -181,8 +174,8 @@ def resume(name: str, host: str) -> None:
     from lab import cluster, hosts  # noqa: PLC0415
 
     topology = cluster.load(name)
-    with _told(f"host/{host} resumed"):
-        hosts.pause(topology, topology.host(host), paused=False)
+    hosts.pause(topology, topology.host(host), paused=False)
+    click.echo(f"host/{host} resumed")
 
 
 @lab.command()
